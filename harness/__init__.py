@@ -1,0 +1,55 @@
+"""The engine of ulsad-bench: suite → plan → run → record → table → leaderboard.
+
+Importing this package loads neither torch nor pandas; the names below are loaded on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.errors import UserError
+    from harness.method import Backbone, Citation, Epoch, Method, Needs, Prediction, Setup, TrainingData
+    from harness.spec import Protocol, RunRecord, RunSpec, Suite
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "UserError": "harness.errors",
+    "Backbone": "harness.method",
+    "Citation": "harness.method",
+    "Epoch": "harness.method",
+    "Method": "harness.method",
+    "Needs": "harness.method",
+    "Prediction": "harness.method",
+    "Setup": "harness.method",
+    "TrainingData": "harness.method",
+    "Protocol": "harness.spec",
+    "RunRecord": "harness.spec",
+    "RunSpec": "harness.spec",
+    "Suite": "harness.spec",
+}
+
+__all__ = [
+    "Backbone",
+    "Citation",
+    "Epoch",
+    "Method",
+    "Needs",
+    "Prediction",
+    "Protocol",
+    "RunRecord",
+    "RunSpec",
+    "Setup",
+    "Suite",
+    "TrainingData",
+    "UserError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'harness' has no attribute {name!r}")

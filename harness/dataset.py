@@ -1,0 +1,348 @@
+"""Dataset cards, and the reading of one category of a dataset by its card.
+
+A card is a TOML file that says where the images of a dataset lie, which are normal, and how many there
+should be. Five published datasets and the demo have built-in cards; an own dataset is a card given by path.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from harness.errors import UserError, nearest
+
+NORMAL = "normal"
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+CSV_COLUMNS = frozenset({"object", "split", "label", "image", "mask"})
+
+
+def _inside(path: str) -> str:
+    """Refuses paths that lead out of the dataset's folder; a card may come from anybody."""
+    if not path:
+        raise ValueError("is empty")
+    if path.startswith("/") or PureWindowsPath(path).drive or "\\" in path:
+        raise ValueError(f"'{path}' must be a relative path with '/' between its parts")
+    if ".." in PurePosixPath(path).parts:
+        raise ValueError(f"'{path}' may not contain '..'")
+    return path
+
+
+def _pattern(path: str) -> str:
+    unknown = set(re.findall(r"{[^}]*}", path)) - {"{category}", "{defect}", "{stem}"}
+    if unknown:
+        raise ValueError(f"{min(unknown)} is no placeholder; there are {{category}}, {{defect}}, {{stem}}")
+    return _inside(path)
+
+
+RelativePath = Annotated[str, AfterValidator(_inside)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CategoryCounts(_Model):
+    """A category and how many images it officially has.
+
+    ``train`` and ``test`` (images of each kind, ``normal`` included) are ``None`` where the card is silent.
+    """
+
+    name: RelativePath
+    train: Count | None = None
+    validation: Count = 0
+    test: dict[str, Count] | None = None
+
+
+class Layout(_Model):
+    """Where the images lie: glob patterns below the dataset's folder, or a CSV file.
+
+    Patterns may hold ``{category}``; mask patterns also ``{defect}`` (the folder of the test image) and
+    ``{stem}`` (its name without the suffix). Suffixes are matched in any case.
+
+    Attributes:
+        masks: patterns of the masks of one anomalous test image; everything found is united.
+        csv: a table with the columns object, split, label, image, mask, instead of patterns.
+        normal: folders (or labels of the CSV file) of normal images.
+        kinds: the kind of anomaly that a folder (or label) holds; ``anomalous`` where not named.
+    """
+
+    train: tuple[Pattern, ...] = ()
+    validation: tuple[Pattern, ...] = ()
+    test: tuple[Pattern, ...] = ()
+    masks: tuple[Pattern, ...] = ()
+    csv: RelativePath | None = None
+    normal: tuple[str, ...] = ("good",)
+    kinds: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Layout:
+        if self.csv is None and not (self.train and self.test and self.masks):
+            raise ValueError("give either csv, or all of train, test and masks")
+        if self.csv is not None and (self.train or self.validation or self.test or self.masks):
+            raise ValueError("give either csv or patterns, not both")
+        if NORMAL in self.kinds.values():
+            raise ValueError("a folder of normal images belongs into normal, not into kinds")
+        return self
+
+    def kind(self, folder: str) -> str:
+        """Returns the kind of the images in a folder (or with a label of the CSV file)."""
+        return NORMAL if folder in self.normal else self.kinds.get(folder, "anomalous")
+
+
+class Archive(_Model):
+    """A file that holds a dataset: its address and the SHA-256 sum of its bytes."""
+
+    url: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Card(_Model):
+    """All that the harness knows about a dataset without looking at it.
+
+    Attributes:
+        name: the card's file name without ``.toml``.
+        licence_verified: false where no licence file confirms the licence.
+        citation: a BibTeX entry.
+        folders: names of the dataset's folder tried below the data root.
+        note: how to get the data.
+        generator: ``demo`` for data that the harness makes itself.
+        categories: empty if every subfolder of the dataset's folder is a category.
+    """
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: str
+    title: str
+    licence: str
+    licence_verified: bool = True
+    homepage: str
+    citation: str = ""
+    folders: Annotated[tuple[RelativePath, ...], Field(min_length=1)]
+    archives: tuple[Archive, ...] = ()
+    note: str = ""
+    generator: Literal["demo"] | None = None
+    layout: Layout
+    categories: tuple[CategoryCounts, ...] = ()
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Card:
+        names = [category.name for category in self.categories]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"category '{twice[0]}' is listed twice")
+        return self
+
+    def counts(self, category: str) -> CategoryCounts | None:
+        """Returns the official counts of a category, ``None`` where the card has none."""
+        return next((c for c in self.categories if c.name == category), None)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image: its masks are united, its defect is its folder or its label in a CSV file."""
+
+    image: Path
+    masks: tuple[Path, ...] = ()
+    kind: str = NORMAL
+    defect: str = ""
+
+
+@dataclass(frozen=True)
+class CategoryData:
+    """The images of one category, each part in sorted order."""
+
+    train: tuple[Sample, ...]
+    validation: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+
+
+def _cards_folder() -> Path:
+    # In the wheel the cards lie inside the package, in the checkout beside it.
+    packaged = Path(__file__).parent / "cards"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "datasets"
+
+
+def card_names() -> list[str]:
+    """Returns the names of the built-in cards."""
+    return sorted(path.stem for path in _cards_folder().glob("*.toml"))
+
+
+def load_card(name_or_path: str | Path) -> Card:
+    """Reads a built-in card by its name, or any card by the path of its ``.toml`` file.
+
+    Raises:
+        UserError: there is no such card, or it has a mistake; the sentence names file and line or field.
+    """
+    text = str(name_or_path)
+    if text.endswith(".toml"):
+        path = Path(text)
+    else:
+        if text not in card_names():
+            hint = nearest(text, card_names())
+            raise UserError(
+                f"No dataset card is called '{text}'. {hint} For an own dataset give its .toml file."
+            )
+        path = _cards_folder() / f"{text}.toml"
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"Dataset card {path} cannot be read: {error.strerror or error}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"Dataset card {path} is not valid TOML: {error}.") from error
+    try:
+        return Card.model_validate({**content, "name": path.stem})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        what = first["msg"].removeprefix("Value error, ")
+        field = f"field '{where}': " if where else ""
+        raise UserError(f"Dataset card {path}: {field}{what}.") from error
+
+
+def dataset_root(card: Card, data_root: Path | None, cache: Path | None = None) -> Path:
+    """Returns the folder of a dataset; makes it first, in the cache, where the card names a generator."""
+    if card.generator == "demo":
+        # Imported here because the demo needs the image cache, and no other dataset needs the demo.
+        from harness.demo import ensure_demo
+        from harness.images import cache_dir
+
+        return ensure_demo(cache or cache_dir())
+    if data_root is None:
+        raise UserError(
+            f"Dataset '{card.name}' needs a data root: give --data-root or set BENCH_DATA to the folder "
+            f"that holds '{card.folders[0]}'."
+        )
+    for folder in card.folders:
+        if (data_root / folder).is_dir():
+            return data_root / folder
+    raise UserError(
+        f"Dataset '{card.name}' was not found below {data_root} (tried {', '.join(card.folders)}): get it "
+        f"from {card.homepage}, or point --data-root or BENCH_DATA elsewhere."
+    )
+
+
+def category_names(card: Card, root: Path) -> list[str]:
+    """Returns the card's categories in its order, or those found in the dataset's folder."""
+    if card.categories:
+        return [category.name for category in card.categories]
+    if card.layout.csv is not None:
+        return sorted({row["object"] for row in _csv_rows(card.layout.csv, root)})
+    return sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def read_category(
+    card: Card, category: str, data_root: Path | None, cache: Path | None = None
+) -> CategoryData:
+    """Lists the images of one category; whatever is missing is a UserError that names it.
+
+    Only that category must be on disk.
+    """
+    root = dataset_root(card, data_root, cache)
+    data = scan_category(card, category, root)
+    for what, part in (("training", data.train), ("test", data.test)):
+        if not part:
+            raise UserError(f"No {what} image of category '{category}' was found in {root}.")
+    for sample in data.test:
+        if sample.kind != NORMAL and not sample.masks:
+            raise UserError(
+                f"Anomalous image {sample.image} has no mask: restore it from {card.homepage} or correct the "
+                f"masks pattern of card '{card.name}'."
+            )
+    if card.layout.csv is not None:
+        for path in (p for s in (*data.train, *data.validation, *data.test) for p in (s.image, *s.masks)):
+            if not path.is_file():
+                raise UserError(f"{path} does not exist, but {root / card.layout.csv} lists it.")
+    return data
+
+
+def scan_category(card: Card, category: str, root: Path) -> CategoryData:
+    """Lists what there is of one category below the dataset's folder, complete or not."""
+    known = category_names(card, root)
+    if category not in known:
+        raise UserError(f"Dataset '{card.name}' has no category '{category}'. {nearest(category, known)}")
+    layout = card.layout
+    if layout.csv is not None:
+        data = _scan_csv(layout, layout.csv, category, root)
+        absent = not any(s.image.is_file() for s in (*data.train, *data.test))
+    else:
+        data = _scan_patterns(layout, category, root)
+        absent = not (data.train or data.validation or data.test)
+    if absent and not (root / category).is_dir():
+        present = [name for name in known if (root / name).is_dir()]
+        raise UserError(
+            f"Category '{category}' of dataset '{card.name}' is not in {root} (there: "
+            f"{', '.join(present) or 'no category'}): get it from {card.homepage}."
+        )
+    return data
+
+
+def _scan_patterns(layout: Layout, category: str, root: Path) -> CategoryData:
+    def samples(patterns: Iterable[str], tested: bool) -> Iterator[Sample]:
+        for image in find_images(root, patterns, {"category": category}):
+            defect = image.parent.name
+            kind = layout.kind(defect) if tested else NORMAL
+            names = {"category": category, "defect": defect, "stem": image.stem}
+            masks = () if kind == NORMAL else find_images(root, layout.masks, names)
+            yield Sample(image, tuple(masks), kind, defect)
+
+    train, validation = samples(layout.train, False), samples(layout.validation, False)
+    return CategoryData(tuple(train), tuple(validation), tuple(samples(layout.test, True)))
+
+
+def find_images(root: Path, patterns: Iterable[str], names: Mapping[str, str]) -> list[Path]:
+    """Returns the image files that match any pattern, sorted; a placeholder not in ``names`` matches all."""
+    found: set[Path] = set()
+    for pattern in patterns:
+        for placeholder in ("category", "defect", "stem"):
+            value = glob.escape(names[placeholder]) if placeholder in names else "*"
+            pattern = pattern.replace(f"{{{placeholder}}}", value)
+        # Hidden files are left out: copying from a Mac leaves '._000.png' beside '000.png'.
+        found.update(
+            path
+            for path in root.glob(pattern)
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+        )
+    return sorted(found, key=Path.as_posix)
+
+
+def _csv_rows(name: str, root: Path) -> list[dict[str, str]]:
+    path = root / name
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            missing = sorted(CSV_COLUMNS - set(reader.fieldnames or ()))
+            if missing:
+                raise UserError(f"{path} lacks the column '{missing[0]}'; it needs {sorted(CSV_COLUMNS)}.")
+            return [{column: row[column] or "" for column in CSV_COLUMNS} for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}, which lists the images, cannot be read: {error}.") from error
+
+
+def _scan_csv(layout: Layout, name: str, category: str, root: Path) -> CategoryData:
+    parts: dict[str, list[Sample]] = {"train": [], "validation": [], "test": []}
+    for row in _csv_rows(name, root):
+        if row["object"] != category:
+            continue
+        kind = layout.kind(row["label"])
+        try:
+            image = root / _inside(row["image"])
+            masks = (root / _inside(row["mask"]),) if row["mask"] and kind != NORMAL else ()
+        except ValueError as error:
+            raise UserError(f"{root / name}: {error}.") from error
+        if row["split"] not in parts or (row["split"] != "test" and kind != NORMAL):
+            raise UserError(
+                f"{root / name}: {row['image']} has split '{row['split']}' and label '{row['label']}'; "
+                "normal images may be in train, validation or test, anomalous ones in test."
+            )
+        parts[row["split"]].append(Sample(image, masks, kind, row["label"]))
+    ordered = {key: tuple(sorted(part, key=lambda s: s.image.as_posix())) for key, part in parts.items()}
+    return CategoryData(**ordered)

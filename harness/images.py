@@ -1,0 +1,347 @@
+"""Decoding of images and masks, and the cache that keeps them decoded.
+
+Each image is decoded once: arrays are kept as ``.npy`` files named by the content of their sources, so that
+every method, seed and worker process shares them, and a changed file is never mistaken for an old one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import struct
+import time
+import uuid
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+
+import cv2
+import numpy as np
+import PIL
+import platformdirs
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.dataset import CategoryData
+
+Resize = Literal["antialiased", "opencv"]
+Pixels = NDArray[np.uint8]
+T = TypeVar("T")
+R = TypeVar("R")
+
+FORMAT = 1
+_HASHES = "hashes.sqlite"
+_ARRAYS = "images"
+_EXIF_ORIENTATION = 0x0112
+# A file changed again within one tick of the file system's clock keeps size and time: such a fresh file
+# is hashed again next time instead of being remembered.
+_SETTLED_NS = 2_000_000_000
+
+
+def cache_dir() -> Path:
+    """Returns the cache folder: ``BENCH_CACHE``, else the platform's place for caches."""
+    chosen = os.environ.get("BENCH_CACHE")
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("ulsad-bench"))
+
+
+def in_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Applies a function in threads; decoding and hashing let go of the interpreter's lock."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(min(8, cores)) as pool:
+        return list(pool.map(function, items))
+
+
+# Reading one file
+
+
+def read_image(path: Path) -> Image.Image:
+    """Opens and fully decodes an image; an EXIF orientation, where present, is applied.
+
+    A broken file, or one that claims more pixels than Pillow accepts, is a UserError.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            if image.getexif().get(_EXIF_ORIENTATION, 1) == 1:
+                return image.copy()
+            return ImageOps.exif_transpose(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UserError(f"{path} has too many pixels ({error}): scale it down.") from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+        raise UserError(
+            f"{path} cannot be read as an image ({error}): restore it from the source."
+        ) from error
+
+
+def read_rgb(path: Path) -> Pixels:
+    """Reads an image as RGB ``[H, W, 3]``: 16 bits are scaled to 8, palettes looked up, alpha dropped."""
+    return np.asarray(_rgb(read_image(path), path), np.uint8)
+
+
+def _rgb(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode == "F":
+        raise UserError(f"{path} holds floating-point pixels: save it with 8 or 16 bits a channel.")
+    if image.mode.startswith("I"):
+        # Pillow would clip 16-bit values at 255 instead of scaling them.
+        wide = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def read_mask(path: Path) -> Pixels:
+    """Reads a mask as 0 and 1 ``[H, W]``: any value other than 0 (black) is anomalous."""
+    image = read_image(path)
+    if image.mode not in ("1", "L") and not image.mode.startswith(("I", "F")):
+        image = _rgb(image, path)
+    marked = np.asarray(image) != 0
+    return np.asarray(marked.any(axis=2) if marked.ndim == 3 else marked, np.uint8)
+
+
+def _resized(path: Path, size: int, resize: Resize) -> Pixels:
+    image = _rgb(read_image(path), path)
+    if resize == "opencv":
+        return np.asarray(
+            cv2.resize(np.asarray(image), (size, size), interpolation=cv2.INTER_LINEAR), np.uint8
+        )
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _resized_masks(paths: Sequence[Path], size: int) -> Pixels:
+    united = np.zeros((size, size), np.uint8)
+    for path in paths:
+        united |= np.asarray(
+            cv2.resize(read_mask(path), (size, size), interpolation=cv2.INTER_NEAREST), np.uint8
+        )
+    return united
+
+
+# Content hashes
+
+
+def content_hashes(paths: Sequence[Path], cache: Path) -> list[str]:
+    """Returns the SHA-256 of each file, remembered in the cache by path, size and time of change.
+
+    A file that cannot be read is a :class:`UserError`.
+    """
+    keys = [_stat(path) for path in paths]
+    known = _with_memo(cache, lambda db: _recall(db, keys)) or {}
+    fresh = sorted({key for key in keys if key not in known})
+    hashed = dict(zip(fresh, in_threads(_sha256, [key[0] for key in fresh]), strict=True))
+    before = time.time_ns() - _SETTLED_NS
+    settled = [(*key, value) for key, value in hashed.items() if key[2] < before]
+    if settled:
+        _with_memo(
+            cache, lambda db: db.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", settled)
+        )
+    known.update(hashed)
+    return [known[key] for key in keys]
+
+
+_Key = tuple[str, int, int]
+
+
+def _stat(path: Path) -> _Key:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    return str(path.absolute()), stat.st_size, stat.st_mtime_ns
+
+
+def _sha256(path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _recall(db: sqlite3.Connection, keys: Iterable[_Key]) -> dict[_Key, str]:
+    query = "SELECT sha256 FROM hashes WHERE path = ? AND size = ? AND mtime_ns = ?"
+    rows = ((key, db.execute(query, key).fetchone()) for key in keys)
+    return {key: str(row[0]) for key, row in rows if row}
+
+
+def _with_memo(cache: Path, work: Callable[[sqlite3.Connection], R]) -> R | None:
+    """Runs work in one transaction on the memo; without a usable memo files are merely hashed again."""
+    path = cache / _HASHES
+    with contextlib.suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=30)) as db, db:
+            db.execute("CREATE TABLE IF NOT EXISTS hashes (path PRIMARY KEY, size, mtime_ns, sha256)")
+            return work(db)
+    except sqlite3.OperationalError as error:
+        warnings.warn(f"{path} cannot be used ({error}); files are hashed again.", stacklevel=3)
+    except sqlite3.DatabaseError as error:
+        warnings.warn(f"{path} is damaged ({error}); it is made anew.", stacklevel=3)
+        path.unlink(missing_ok=True)
+    return None
+
+
+# Decoded arrays
+
+
+def load_images(paths: Sequence[Path], size: int, resize: Resize, cache: Path) -> Pixels:
+    """Returns RGB images ``[N, size, size, 3]``, read-only and mapped from the cache.
+
+    Resize ``antialiased`` is Pillow's bilinear filter, ``opencv`` is ``cv2.INTER_LINEAR``.
+    """
+    versions = [FORMAT, PIL.__version__, *([cv2.__version__] if resize == "opencv" else [])]
+    spec = ["images", versions, resize, size, content_hashes(paths, cache)]
+    shape = (len(paths), size, size, 3)
+    return _cached("images", spec, shape, lambda i: _resized(paths[i], size, resize), cache)
+
+
+def load_masks(paths: Sequence[Sequence[Path]], size: int, cache: Path) -> Pixels:
+    """Returns masks of 0 and 1 ``[N, size, size]``, read-only and mapped from the cache.
+
+    The masks of one image are resized like ``cv2.INTER_NEAREST`` and united; no mask gives zeros.
+    """
+    hashes = iter(content_hashes([path for group in paths for path in group], cache))
+    groups = [[next(hashes) for _ in group] for group in paths]
+    spec = ["masks", [FORMAT, PIL.__version__, cv2.__version__], size, groups]
+    return _cached("masks", spec, (len(paths), size, size), lambda i: _resized_masks(paths[i], size), cache)
+
+
+def _cached(
+    kind: str, spec: list[Any], shape: tuple[int, ...], decode: Callable[[int], Pixels], cache: Path
+) -> Pixels:
+    if shape[0] == 0:
+        return np.zeros(shape, np.uint8)  # nothing can be mapped
+    key = hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:32]
+    folder = cache / _ARRAYS
+    damaged = []
+    for path in sorted(folder.glob(f"{kind}-{key}-*.npy")):
+        array = _open_checked(path, shape)
+        if array is not None:
+            return array
+        warnings.warn(f"{path} is damaged; it is built again.", stacklevel=3)
+        damaged.append(path)
+    temporary = folder / temporary_name(key)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        built: Pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        with temporary.open("r+b") as file:
+            # Without its space reserved, writing to a mapped file on a full disk kills the process.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+        in_threads(lambda i: np.copyto(built[i], decode(i)), range(shape[0]))
+        # The checksum is part of the name, so that array and checksum appear in one step.
+        target = folder / f"{kind}-{key}-{_checksum(built)}.npy"
+        # Opened before it gets its name: another process may clear the cache at any moment.
+        array = _mapped(temporary)
+        temporary.replace(target)
+    except OSError as error:
+        raise UserError(
+            f"The cache {folder} cannot be written ({error}): free space or set BENCH_CACHE."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    for path in {*damaged} - {target}:
+        path.unlink(missing_ok=True)
+    return array
+
+
+def _open_checked(path: Path, shape: tuple[int, ...]) -> Pixels | None:
+    try:
+        array = _mapped(path)
+    except (OSError, ValueError, EOFError):
+        return None
+    if array.shape != shape or array.dtype != np.uint8 or not array.flags.c_contiguous:
+        return None
+    return array if path.stem.endswith(f"-{_checksum(array)}") else None
+
+
+def _mapped(path: Path) -> Pixels:
+    array: Pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def _checksum(array: Pixels) -> str:
+    return f"{zlib.crc32(array.data):08x}"
+
+
+def temporary_name(stem: str) -> str:
+    """Returns a name for a file or folder under construction that tells which process works on it."""
+    return f"{stem}.{uuid.uuid4().hex[:8]}.{os.getpid()}@{socket.gethostname()}.tmp"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what processes of this machine that no longer run left under construction."""
+    for path in folder.glob("*.tmp"):
+        pid, _, host = path.name.removesuffix(".tmp").split(".", 2)[-1].partition("@")
+        if host == socket.gethostname() and pid.isdigit() and not _runs(int(pid)):
+            _remove(path)
+
+
+def _runs(pid: int) -> bool:
+    # On Windows os.kill would end the process instead of asking.
+    with contextlib.suppress(PermissionError):
+        try:
+            if os.name != "nt":
+                os.kill(pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+class CacheEntry(NamedTuple):
+    """One thing in the cache: a decoded array, the memo of hashes, or the demo's images."""
+
+    path: Path
+    bytes: int
+
+
+def cache_entries(cache: Path) -> list[CacheEntry]:
+    """Returns what this module and the demo keep in the cache, and how large each is."""
+    paths = [*(cache / _ARRAYS).glob("*"), *cache.glob(f"{_HASHES}*"), *cache.glob("demo-*")]
+    return [CacheEntry(path, _bytes(path)) for path in sorted(paths)]
+
+
+def _bytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def clear_cache(cache: Path) -> tuple[int, int]:
+    """Removes everything that :func:`cache_entries` lists; returns how many entries and bytes."""
+    entries = cache_entries(cache)
+    for entry in entries:
+        _remove(entry.path)
+    return len(entries), sum(entry.bytes for entry in entries)
+
+
+def data_fingerprint(data: CategoryData, cache: Path) -> str:
+    """Returns a short SHA-256 over content and role of every file of a category; names do not count."""
+    parts = {"train": data.train, "validation": data.validation, "test": data.test}
+    files = [path for part in parts.values() for sample in part for path in (sample.image, *sample.masks)]
+    hashes = iter(content_hashes(files, cache))
+    roles = [
+        [role, sample.kind, next(hashes), [next(hashes) for _ in sample.masks]]
+        for role, part in parts.items()
+        for sample in part
+    ]
+    return hashlib.sha256(json.dumps(roles).encode()).hexdigest()[:16]

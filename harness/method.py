@@ -1,0 +1,262 @@
+"""The one interface that every method implements, and what the harness hands to it.
+
+A method learns from normal images, then scores new ones:
+
+    class Mine(Method):
+        \"\"\"Mine: distance to the mean training image.\"\"\"
+
+        version = 1
+        citation = Citation(title="Mine", authors="A. Person", year=2026, licence="MIT")
+
+        class Config(Hyperparameters):
+            blur: float = Field(default=4.0, ge=0, description="sigma of the blur in pixels")
+
+        def fit(self, data, on_epoch): ...
+        def predict(self, images): ...
+        def state_dict(self): ...
+        def load_state_dict(self, state): ...
+
+Seeding, device, precision, the evaluation of epochs, model selection and timing belong to the harness.
+A method gets normal training and normal validation images and nothing else; test images reach it one
+batch at a time in :meth:`Method.predict`; labels and masks never do.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+
+class Hyperparameters(BaseModel):
+    """Base of every ``Method.Config``: frozen, unknown names refused, defaults checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Citation:
+    """What a leaderboard cites for a method.
+
+    Attributes:
+        title: title of the paper.
+        authors: BibTeX ``author`` field, names joined by ``and``.
+        year: year of publication.
+        licence: licence of this implementation (SPDX identifier).
+        venue: journal or conference, empty for none.
+        url: where the paper is found, empty for none.
+    """
+
+    title: str
+    authors: str
+    year: int
+    licence: str
+    venue: str = ""
+    url: str = ""
+
+    def bibtex(self, key: str) -> str:
+        """Returns a BibTeX entry with the given citation key."""
+        fields = {
+            "title": f"{{{self.title}}}",
+            "author": self.authors,
+            "year": str(self.year),
+            "journal": self.venue,
+            "url": self.url,
+        }
+        body = ",\n".join(f"  {k} = {{{v}}}" for k, v in fields.items() if v)
+        return f"@article{{{key},\n{body}\n}}\n"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method needs before it can run; checked before the first run starts.
+
+    Attributes:
+        backbones: timm names of the pretrained networks that ``fit`` asks :class:`Setup` for.
+        modules: importable modules beyond the core dependencies.
+        extra: the extra of ulsad-bench that installs those modules, empty for none.
+    """
+
+    backbones: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    extra: str = ""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Scores and anomaly maps of one batch; higher is more anomalous.
+
+    Attributes:
+        score: image-level scores, float32 ``[B]``, any finite range.
+        map: anomaly maps at the resolution of the input, float32 ``[B, H, W]``, any finite range.
+        parts: named component maps, each ``[B, H, W]`` (ULSAD gives ``local`` and ``global``).
+    """
+
+    score: Tensor
+    map: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What a method reports at the end of an epoch.
+
+    Attributes:
+        number: the epoch just finished, from 1.
+        of: how many there will be.
+        losses: named mean training losses of the epoch.
+    """
+
+    number: int
+    of: int
+    losses: Mapping[str, float] = field(default_factory=dict)
+
+
+class Images:
+    """A fixed sequence of equally sized RGB images, kept as uint8 and possibly memory-mapped.
+
+    Args:
+        array: indexable storage of shape ``[N, H, W, 3]``, uint8 (a NumPy array or memory map).
+        rows: which rows of the storage belong to the sequence, in order; all of them by default.
+    """
+
+    def __init__(self, array: object, rows: Sequence[int] | None = None) -> None:
+        self._array = array
+        self._rows = list(rows) if rows is not None else list(range(len(array)))  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batch(self, indices: Sequence[int]) -> Tensor:
+        """Returns the images at ``indices`` as uint8 ``[B, 3, H, W]`` on the CPU."""
+        rows = [self._rows[i] for i in indices]
+        return torch.stack([torch.from_numpy(self._array[r].copy()) for r in rows]).permute(0, 3, 1, 2)  # type: ignore[index]
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """Yields all images in order as uint8 ``[<=size, 3, H, W]`` batches."""
+        for start in range(0, len(self), size):
+            yield self.batch(range(start, min(start + size, len(self))))
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """All that ``fit`` may learn from: normal images. There is no handle on test images, labels or masks.
+
+    Attributes:
+        train: normal training images, never empty.
+        validation: normal images for quantiles and other statistics, never empty.
+        seed: seed for the method's own generators (shuffling, sampling).
+    """
+
+    train: Images
+    validation: Images
+    seed: int
+
+    def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+        """Yields the training images once, in an order drawn from ``generator``, as uint8 batches."""
+        order = torch.randperm(len(self.train), generator=generator).tolist()
+        for start in range(0, len(order), batch_size):
+            yield self.train.batch(order[start : start + batch_size])
+
+
+class Backbone(Protocol):
+    """A frozen, pretrained feature extractor in evaluation mode.
+
+    Attributes:
+        channels: number of channels of each feature map it returns.
+        reductions: stride of each feature map against the input.
+        mean: normalisation mean, one per RGB channel, for inputs in [0, 1].
+        std: normalisation standard deviation, one per RGB channel.
+    """
+
+    channels: tuple[int, ...]
+    reductions: tuple[int, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, x: Tensor) -> list[Tensor]:
+        """Maps normalised images ``[B, 3, H, W]`` to feature maps ``[B, C_i, H/s_i, W/s_i]``."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the harness decides for a method.
+
+    Attributes:
+        device: where the method computes.
+        image_size: side S of the square images ``[3, S, S]`` it will be given.
+        seed: the run's seed; torch, NumPy and Python are already seeded with it.
+        load_network: gives the whole pretrained timm network of a name, frozen, in evaluation mode and on
+            the device, with its normalisation mean and standard deviation. Weights, their source and
+            their hash are the harness's business.
+        scratch: a folder that exists during the run; whatever is written there is deleted afterwards.
+    """
+
+    device: torch.device
+    image_size: int
+    seed: int
+    load_network: Callable[[str], tuple[nn.Module, tuple[float, ...], tuple[float, ...]]]
+    load_features: Callable[[str, Sequence[int]], Backbone]
+    scratch: Path
+
+
+class Method(ABC):
+    """An anomaly detector: learns from normal images, then scores new ones.
+
+    Class attributes:
+        version: raised by the author whenever results change, so that old records are not reused.
+        citation: the paper and the licence.
+        score_rule: how a map becomes an image score, for the protocol fingerprint.
+    """
+
+    version: ClassVar[int]
+    citation: ClassVar[Citation]
+    score_rule: ClassVar[str] = "max of the map"
+
+    class Config(Hyperparameters):
+        """Validated hyper-parameters, the paper's values as defaults."""
+
+    def __init__(self, config: Hyperparameters, setup: Setup) -> None:
+        self.config = config
+        self.setup = setup
+
+    @classmethod
+    def needs(cls, config: Hyperparameters) -> Needs:
+        """Returns what this method needs under ``config`` (weights, extras)."""
+        return Needs()
+
+    @abstractmethod
+    def fit(self, data: TrainingData, on_epoch: Callable[[Epoch], None]) -> None:
+        """Learns from normal images.
+
+        Call ``on_epoch`` at the end of every epoch (once, for a method without epochs): the harness
+        reports progress there, and under the ``paper`` protocol it calls :meth:`predict` from within
+        it. So :meth:`predict` must work by then, and ``fit`` must set its modules back to training mode
+        at the start of each epoch.
+        """
+
+    @abstractmethod
+    def predict(self, images: Tensor) -> Prediction:
+        """Scores a batch.
+
+        Args:
+            images: uint8 ``[B, 3, S, S]``, RGB, on the CPU.
+
+        Returns:
+            Scores ``[B]`` and maps ``[B, S, S]``, on any device; they must not depend on what else is
+            in the batch.
+        """
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns everything learned, as named tensors; frozen pretrained weights may be left out."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores what :meth:`state_dict` returned."""

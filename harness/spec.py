@@ -1,0 +1,293 @@
+"""What a run is, and what came of it: frozen, validated, versioned values.
+
+A :class:`RunSpec` says *this method, on this category, with this seed, under this protocol*. A
+:class:`RunRecord` is its outcome, one JSON file. Both are read by machines years later, so fields are
+only ever added, and ``SCHEMA_VERSION`` is raised when their meaning changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+Outcome = Literal["ok", "failed", "out_of_memory", "timeout"]
+Scalar = bool | int | float | str | None
+Value = Scalar | list[Scalar]
+
+
+class Frozen(BaseModel):
+    """An immutable value that refuses fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Protocol(Frozen):
+    """A named way of evaluating; leaderboards never mix two of them.
+
+    Attributes:
+        name: what users type.
+        resize: ``antialiased`` (Pillow bilinear with support scaled to the reduction) or ``opencv``
+            (bilinear without antialiasing, as the published ULSAD numbers).
+        crop: always ``none`` so far; named because others crop.
+        mask_resize: how masks come to the evaluation resolution.
+        validation: where normal validation images come from: ``held_out`` is the dataset's own
+            validation split or else a seeded tenth of the training images; ``test_normals`` are the
+            normal test images.
+        selection: which epoch counts: ``last``, or ``best_test_image_auroc`` (selects on test data).
+        about: one sentence for people.
+    """
+
+    name: str
+    resize: Literal["antialiased", "opencv"]
+    crop: Literal["none"] = "none"
+    mask_resize: Literal["nearest"] = "nearest"
+    validation: Literal["held_out", "test_normals"]
+    selection: Literal["last", "best_test_image_auroc"]
+    about: str
+
+    @property
+    def uses_test_data(self) -> bool:
+        """Whether test images influence what is reported, beyond being scored."""
+        return self.selection != "last" or self.validation == "test_normals"
+
+
+PROTOCOLS: Mapping[str, Protocol] = {
+    p.name: p
+    for p in (
+        Protocol(
+            name="strict",
+            resize="antialiased",
+            validation="held_out",
+            selection="last",
+            about="The test set is touched once, after training; the last epoch counts.",
+        ),
+        Protocol(
+            name="paper",
+            resize="opencv",
+            validation="test_normals",
+            selection="best_test_image_auroc",
+            about="What the published code of ULSAD does: the test set is also the validation set, and the "
+            "epoch with the best test image AUROC counts.",
+        ),
+    )
+}
+
+
+class RunSpec(Frozen):
+    """One run: a method on one category of one dataset, with one seed, under one protocol.
+
+    Attributes:
+        dataset: identifier of the dataset card.
+        category: category of the dataset.
+        method: the name as typed, e.g. ``ulsad`` or ``ulsad[lambda_l=0]``, in canonical form.
+        params: hyper-parameters that differ from the method's defaults, from wherever they came.
+        seed: seed of everything random.
+        protocol: name of the protocol.
+        image_size: side of the square images in pixels.
+        limit_train: at most this many training images; ``None`` for all.
+        backbone_weights: ``pretrained``, or ``none`` for random weights.
+    """
+
+    dataset: str
+    category: str
+    method: str
+    params: dict[str, Value] = Field(default_factory=dict)
+    seed: int = Field(ge=0, lt=2**31)
+    protocol: str = "strict"
+    image_size: int = Field(default=256, ge=32, le=4096)
+    limit_train: int | None = Field(default=None, ge=1)
+    backbone_weights: Literal["pretrained", "none"] = "pretrained"
+
+    def label(self) -> str:
+        """A short name for people: ``mpdd/metal_plate · ulsad · seed 0 · strict``."""
+        return f"{self.dataset}/{self.category} · {self.method} · seed {self.seed} · {self.protocol}"
+
+
+class Identity(Frozen):
+    """What else decides a run's numbers, found out before it starts.
+
+    Attributes:
+        method_version: the integer its author raises when results change.
+        config: every hyper-parameter, defaults included.
+        weights: SHA-256 of the pretrained weights by backbone name (``random`` for none).
+        data: fingerprint of the category's files.
+        score_rule: how the method turns a map into an image score.
+    """
+
+    method_version: int
+    config: dict[str, Any]
+    weights: dict[str, str]
+    data: str
+    score_rule: str
+
+
+def run_key(spec: RunSpec, identity: Identity) -> str:
+    """Returns the name of a run's record: 16 hexadecimal digits over everything that decides its numbers."""
+    return _digest({"spec": spec.model_dump(mode="json"), "identity": identity.model_dump(mode="json")})
+
+
+class Fingerprint(Frozen):
+    """Which numbers may stand in one ranking: every field must agree, see :meth:`short`.
+
+    ``weights`` is compared by backbone: methods with different backbones may be ranked together, two
+    different sets of weights under one backbone's name may not (``reports.leaderboard`` holds that).
+    """
+
+    protocol: str
+    image_size: int
+    resize: str
+    crop: str
+    mask_resize: str
+    evaluation_resolution: str
+    validation: str
+    selection: str
+    score_rule: str
+    weights: dict[str, str]
+    training_images: str
+    metrics_version: int
+
+    def short(self) -> str:
+        """Returns ``strict-256-1a2b3c4d``: protocol, image size and a digest of all fields but the weights.
+
+        Pretrained and random weights never share a fingerprint.
+        """
+        fields = self.model_dump(mode="json", exclude={"weights"})
+        fields["random_weights"] = "random" in self.weights.values()
+        return f"{self.protocol}-{self.image_size}-{_digest(fields)[:8]}"
+
+
+def fingerprint(spec: RunSpec, identity: Identity, metrics_version: int) -> Fingerprint:
+    """Returns the protocol fingerprint of a run."""
+    protocol = PROTOCOLS[spec.protocol]
+    return Fingerprint(
+        protocol=protocol.name,
+        image_size=spec.image_size,
+        resize=protocol.resize,
+        crop=protocol.crop,
+        mask_resize=protocol.mask_resize,
+        evaluation_resolution=f"{spec.image_size}x{spec.image_size}",
+        validation=protocol.validation,
+        selection=protocol.selection,
+        score_rule=identity.score_rule,
+        weights=identity.weights,
+        training_images="all" if spec.limit_train is None else f"at most {spec.limit_train}",
+        metrics_version=metrics_version,
+    )
+
+
+class EpochLog(Frozen):
+    """One epoch: its training losses and, where the protocol looks at the test set, the image AUROC there."""
+
+    number: int
+    losses: dict[str, float] = Field(default_factory=dict)
+    test_image_auroc: float | None = None
+
+
+class Timings(Frozen):
+    """Wall-clock seconds of a run's parts, and what follows from them.
+
+    Attributes:
+        load: reading images and masks (from the cache, or decoding them the first time).
+        fit: training, without the evaluation of epochs.
+        predict: scoring all test images once, in batches, device work finished.
+        evaluate: metrics, and the evaluation of epochs where the protocol asks for it.
+        images_per_second: test images / ``predict``.
+    """
+
+    load: float
+    fit: float
+    predict: float
+    evaluate: float
+    images_per_second: float
+
+
+class Failure(Frozen):
+    """Why a run has no numbers: one line for tables, the traceback for whoever mends it."""
+
+    message: str
+    traceback: str = ""
+
+
+class RunRecord(Frozen):
+    """What came of one run. Scores lie in [0, 1]; an undefined metric is ``null``.
+
+    Attributes:
+        metrics: ``{split: {metric: value}}``; split ``all``, and one per anomaly kind.
+        metrics_last: under ``paper``, the same for the last epoch instead of the selected one.
+        selected_epoch: the epoch that counted, ``None`` where there are no epochs.
+        categories: every category of the dataset, so that a table knows when a mean is complete.
+        counts: images used: ``train``, ``validation``, ``test`` and test images by kind.
+        peak_memory: bytes: ``host`` above the idle worker, ``device`` as the allocator saw it.
+        environment: hardware, versions, git commit.
+        finished: UTC time, ISO 8601.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    key: str
+    spec: RunSpec
+    identity: Identity
+    fingerprint: Fingerprint
+    outcome: Outcome
+    failure: Failure | None = None
+    metrics: dict[str, dict[str, float | None]] = Field(default_factory=dict)
+    metrics_last: dict[str, dict[str, float | None]] | None = None
+    selected_epoch: int | None = None
+    epochs: list[EpochLog] = Field(default_factory=list)
+    categories: list[str] = Field(default_factory=list)
+    counts: dict[str, int] = Field(default_factory=dict)
+    timings: Timings | None = None
+    peak_memory: dict[str, int] = Field(default_factory=dict)
+    environment: dict[str, Any] = Field(default_factory=dict)
+    citation: str = ""
+    finished: str = ""
+
+
+class Suite(Frozen):
+    """A named set of runs, kept as a TOML file.
+
+    Attributes:
+        title: one line for people.
+        about: what the suite shows, and what it leaves out; printed on the page.
+        methods: method names, parameters allowed.
+        datasets: dataset names or paths of cards.
+        categories: only these categories; empty for all of each dataset.
+        seeds: seeds of the runs.
+        protocols: names of the protocols.
+        image_size: side of the images.
+        backbone: backbone for every method that has one; empty for each method's own.
+        set: ``{method: {parameter: value}}``.
+    """
+
+    title: str
+    about: str = ""
+    methods: list[str]
+    datasets: list[str]
+    categories: list[str] = Field(default_factory=list)
+    seeds: list[int] = Field(default_factory=lambda: [0])
+    protocols: list[str] = Field(default_factory=lambda: ["strict"])
+    image_size: int = 256
+    backbone: str = ""
+    set: dict[str, dict[str, Value]] = Field(default_factory=dict)
+
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._=+-]+")
+
+
+def slug(name: str) -> str:
+    """Returns ``name`` as a harmless file name, distinct names staying distinct."""
+    safe = _UNSAFE.sub("_", name).strip("._") or "_"
+    if safe == name and len(safe) <= 80:
+        return safe
+    return f"{safe[:60]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
