@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.errors import UserError
-from harness.images import remove_leftovers, temporary_name
+from harness.files import remove_leftovers, temporary_name
 
 Ints = NDArray[np.int64]
 

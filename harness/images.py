@@ -10,12 +10,9 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
-import socket
 import sqlite3
 import struct
 import time
-import uuid
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -31,6 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from harness.errors import UserError
+from harness.files import remove, remove_leftovers, temporary_name
 
 if TYPE_CHECKING:
     from harness.dataset import CategoryData
@@ -277,37 +275,6 @@ def _checksum(array: Pixels) -> str:
     return f"{zlib.crc32(array.data):08x}"
 
 
-def temporary_name(stem: str) -> str:
-    """Returns a name for a file or folder under construction that tells which process works on it."""
-    return f"{stem}.{uuid.uuid4().hex[:8]}.{os.getpid()}@{socket.gethostname()}.tmp"
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Removes what processes of this machine that no longer run left under construction."""
-    for path in folder.glob("*.tmp"):
-        pid, _, host = path.name.removesuffix(".tmp").split(".", 2)[-1].partition("@")
-        if host == socket.gethostname() and pid.isdigit() and not _runs(int(pid)):
-            _remove(path)
-
-
-def _runs(pid: int) -> bool:
-    # On Windows os.kill would end the process instead of asking.
-    with contextlib.suppress(PermissionError):
-        try:
-            if os.name != "nt":
-                os.kill(pid, 0)
-        except (ProcessLookupError, OverflowError):
-            return False
-    return True
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
 class CacheEntry(NamedTuple):
     """One thing in the cache: a decoded array, the memo of hashes, or the demo's images."""
 
@@ -330,7 +297,7 @@ def clear_cache(cache: Path) -> tuple[int, int]:
     """Removes everything that :func:`cache_entries` lists; returns how many entries and bytes."""
     entries = cache_entries(cache)
     for entry in entries:
-        _remove(entry.path)
+        remove(entry.path)
     return len(entries), sum(entry.bytes for entry in entries)
 
 

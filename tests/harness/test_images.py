@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness import images
+from harness import files, images
 from harness.dataset import CategoryData, Sample
 from harness.errors import UserError
 
@@ -205,7 +205,7 @@ def test_leftovers_of_dead_processes_go(photos: list[Path], tmp_path: Path) -> N
     folder = tmp_path / "images"
     folder.mkdir()
     gone = folder / f"key.abc.{dead.pid}@{socket.gethostname()}.tmp"
-    ours = folder / images.temporary_name("key")
+    ours = folder / files.temporary_name("key")
     elsewhere = folder / f"key.abc.{dead.pid}@another.tmp"
     for path in (gone, ours, elsewhere):
         path.touch()

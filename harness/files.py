@@ -1,0 +1,63 @@
+"""Files that are there whole or not at all, and no traces of processes that died."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import uuid
+from pathlib import Path
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.(?P<pid>\d+)@(?P<host>.+)\.tmp$")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file so that readers, and a crash at any moment, see the old content or the new.
+
+    Raises:
+        OSError: the folder cannot be made or written, or the disk is full; the old file stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / temporary_name(path.name)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_name(stem: str) -> str:
+    """Returns a name for a file or folder under construction that tells which process works on it."""
+    return f"{stem}.{uuid.uuid4().hex[:8]}.{os.getpid()}@{socket.gethostname()}.tmp"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what processes of this machine that no longer run left under construction."""
+    for path in folder.glob("*.tmp"):
+        named = _TEMPORARY.search(path.name)
+        if named and named["host"] == socket.gethostname() and not _runs(int(named["pid"])):
+            remove(path)
+
+
+def _runs(pid: int) -> bool:
+    # On Windows os.kill would end the process instead of asking.
+    with contextlib.suppress(PermissionError):
+        try:
+            if os.name != "nt":
+                os.kill(pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+    return True
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder with all that it holds; one that is not there is no error."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,114 @@
+"""The results folder: one JSON file per run, there whole or not at all; two folders merge by copying.
+
+Layout: ``results/<dataset>/<category>/<method>/<key>.json``; what a run was asked to keep lies beside its
+record as ``<key>.maps.safetensors`` and ``<key>.weights.safetensors``.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from harness.errors import UserError
+from harness.files import remove_leftovers, write_atomically
+from harness.spec import SCHEMA_VERSION, RunRecord, RunSpec, slug
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a results folder holds.
+
+    Attributes:
+        records: every readable record, in the order of their paths.
+        damaged: path and reason of every file that is no readable record; they count as not run.
+    """
+
+    records: tuple[RunRecord, ...]
+    damaged: tuple[tuple[Path, str], ...]
+
+
+def record_path(results: Path, spec: RunSpec, key: str) -> Path:
+    """Returns where the record of a run lies."""
+    return results / slug(spec.dataset) / slug(spec.category) / slug(spec.method) / f"{key}.json"
+
+
+def write_record(results: Path, record: RunRecord) -> Path:
+    """Writes a record and returns its path.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; what is there already stays.
+    """
+    path = record_path(results, record.spec, record.key)
+    try:
+        write_atomically(path, record.model_dump_json(indent=1).encode() + b"\n")
+    except OSError as error:
+        raise cannot_write(results, error) from error
+    return path
+
+
+def read_record(path: Path) -> RunRecord | str:
+    """Returns a record, or in a few words why the file is none."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    try:
+        record = RunRecord.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return f"is no record: {where + ': ' if where else ''}{first['msg']}"
+    if record.schema_version > SCHEMA_VERSION:
+        return f"has schema version {record.schema_version}, this ulsad-bench reads up to {SCHEMA_VERSION}"
+    return record
+
+
+def read_records(results: Path) -> Loaded:
+    """Reads every record below a folder; damaged files are named, never raised.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not results.is_dir():
+        raise UserError(f"There is no results folder {results}: run `bench run` first, or give --results.")
+    records, damaged = [], []
+    for path in _record_files(results):
+        record = read_record(path)
+        if isinstance(record, str):
+            damaged.append((path, record))
+        else:
+            records.append(record)
+    return Loaded(tuple(records), tuple(damaged))
+
+
+def prepare(results: Path) -> None:
+    """Makes sure that records can be written, and clears away what killed processes left half-written.
+
+    Raises:
+        UserError: the folder cannot be made or written.
+    """
+    probe = results / ".writable"
+    try:
+        write_atomically(probe, b"")
+        probe.unlink()
+    except OSError as error:
+        raise cannot_write(results, error) from error
+    for folder in {results, *(path.parent for path in results.glob("*/*/*/*.tmp"))}:
+        remove_leftovers(folder)
+
+
+def cannot_write(results: Path, error: OSError) -> UserError:
+    """Returns the sentence for a results folder that refuses a file."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"The disk of the results folder {results} is full: free space, then run again.")
+    reason = error.strerror or error
+    return UserError(f"The results folder {results} cannot be written ({reason}): give another --results.")
+
+
+def _record_files(results: Path) -> Iterator[Path]:
+    # Exactly this depth: a report or a copied folder inside the results is not taken for records.
+    yield from sorted(results.glob("*/*/*/*.json"))

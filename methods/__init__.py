@@ -1,0 +1,1 @@
+"""Anomaly detection methods: one file per method or family."""
