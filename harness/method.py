@@ -27,7 +27,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -144,6 +144,13 @@ class Images:
             yield self.batch(range(start, min(start + size, len(self))))
 
 
+def shuffled(count: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
+    """Yields the numbers below ``count`` once each, in an order drawn from ``generator``, in batches."""
+    order: list[int] = torch.randperm(count, generator=generator).tolist()
+    for start in range(0, count, batch_size):
+        yield order[start : start + batch_size]
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """All that ``fit`` may learn from: normal images. There is no handle on test images, labels or masks.
@@ -160,9 +167,8 @@ class TrainingData:
 
     def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
         """Yields the training images once, in an order drawn from ``generator``, as uint8 batches."""
-        order = torch.randperm(len(self.train), generator=generator).tolist()
-        for start in range(0, len(order), batch_size):
-            yield self.train.batch(order[start : start + batch_size])
+        for indices in shuffled(len(self.train), batch_size, generator):
+            yield self.train.batch(indices)
 
 
 class Backbone(Protocol):
@@ -212,6 +218,7 @@ class Method(ABC):
     Class attributes:
         version: raised by the author whenever results change, so that old records are not reused.
         citation: the paper and the licence.
+        Config: validated hyper-parameters, the paper's values as defaults.
         score_rule: how a map becomes an image score, for the protocol fingerprint.
     """
 
@@ -219,15 +226,16 @@ class Method(ABC):
     citation: ClassVar[Citation]
     score_rule: ClassVar[str] = "max of the map"
 
-    class Config(Hyperparameters):
-        """Validated hyper-parameters, the paper's values as defaults."""
+    Config: ClassVar[type[Hyperparameters]] = Hyperparameters
+    config: Hyperparameters
 
-    def __init__(self, config: Hyperparameters, setup: Setup) -> None:
+    # ``config`` is an instance of the subclass's own ``Config``, which it may write as the type.
+    def __init__(self, config: Any, setup: Setup) -> None:
         self.config = config
         self.setup = setup
 
     @classmethod
-    def needs(cls, config: Hyperparameters) -> Needs:
+    def needs(cls, config: Any) -> Needs:
         """Returns what this method needs under ``config`` (weights, extras)."""
         return Needs()
 

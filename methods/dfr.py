@@ -1,0 +1,207 @@
+"""DFR: unsupervised anomaly segmentation by reconstructing multi-scale regional features.
+
+J. Yang, Y. Shi, Z. Qi, "DFR: Deep Feature Reconstruction for Unsupervised Anomaly Segmentation", 2020
+(arXiv:2012.07122), with the choices of the authors' code where it differs.
+
+Feature maps of all layers are brought to one grid, concatenated, and reconstructed position by position by
+an autoencoder of 1×1 convolutions; the reconstruction error is the anomaly map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from harness.method import (
+    Citation,
+    Epoch,
+    Hyperparameters,
+    Method,
+    Needs,
+    Prediction,
+    Setup,
+    TrainingData,
+    shuffled,
+)
+from methods.features import FrozenFeatures
+
+
+class DFRConfig(Hyperparameters):
+    """Hyper-parameters; the defaults are those of the paper and the authors' code."""
+
+    backbone: str = Field(
+        "vgg19",
+        description="timm name; a VGG gives every ReLU of its first four stages (12 for vgg19, paper), any "
+        "other network its feature maps of strides 2, 4, 8 and 16",
+    )
+    variance: float = Field(
+        0.9, gt=0, lt=1, description="d is the number of components with this share of variance; code"
+    )
+    pca_images: int = Field(10, ge=1, description="training images that the components are taken from; code")
+    epochs: int = Field(150, ge=1, description="the code's default; its comment names 700 as the earlier one")
+    batch_size: int = Field(4, ge=1, description="training images per step; code")
+    lr: float = Field(1e-4, gt=0, description="learning rate of Adam; paper and code")
+
+
+def resize_and_average(source: int, size: int, window: int = 4) -> Tensor:
+    """Returns the matrix of resizing to ``size`` (bilinear, aligned corners), then averaging windows.
+
+    DFR resizes every feature map to the image's size and averages it over ``window × window`` cells. Both
+    steps are linear and separable, so that R f Rᵀ gives the same without the large maps (which are what
+    makes the original slow).
+
+    Returns:
+        R, float32 ``[size / window, source]``, rows summing to 1.
+    """
+    unit = torch.eye(source, dtype=torch.float64)[None]
+    rows = F.interpolate(unit, size=size, mode="linear", align_corners=True)[0].T
+    return rows.reshape(size // window, window, source).mean(dim=1).float()
+
+
+class FeatureAutoencoder(nn.Sequential):
+    """C → (C+2d)/2 → 2d → d → 2d → (C+2d)/2 → C, BatchNorm and ReLU except after the code and the output."""
+
+    def __init__(self, c: int, d: int) -> None:
+        def block(i: int, o: int) -> list[nn.Module]:
+            return [nn.Conv2d(i, o, 1), nn.BatchNorm2d(o), nn.ReLU()]
+
+        middle = (c + 2 * d) // 2
+        super().__init__(
+            *block(c, middle),
+            *block(middle, 2 * d),
+            nn.Conv2d(2 * d, d, 1),
+            *block(d, 2 * d),
+            *block(2 * d, middle),
+            nn.Conv2d(middle, c, 1),
+        )
+
+
+def code_width(y: Tensor, variance: float) -> int:
+    """Returns how many principal components of ``[positions, C]`` hold the given share of the variance."""
+    centred = y.double() - y.double().mean(dim=0)
+    eigenvalues = torch.linalg.eigvalsh(centred.T @ centred).flip(0).clamp_min(0)
+    share = eigenvalues.cumsum(0) / eigenvalues.sum()
+    return min(int((share < variance).sum()) + 1, y.shape[1])
+
+
+class DFR(Method):
+    """DFR (Yang, Shi and Qi, 2020)."""
+
+    version = 1
+    Config = DFRConfig
+    config: DFRConfig
+    citation = Citation(
+        title="DFR: Deep Feature Reconstruction for Unsupervised Anomaly Segmentation",
+        authors="Yang, Jie and Shi, Yong and Qi, Zhiquan",
+        year=2020,
+        venue="arXiv preprint arXiv:2012.07122",
+        licence="Apache-2.0",
+        url="https://arxiv.org/abs/2012.07122",
+    )
+
+    @classmethod
+    def needs(cls, config: DFRConfig) -> Needs:
+        """The backbone's ImageNet weights."""
+        return Needs(backbones=(config.backbone,))
+
+    def __init__(self, config: DFRConfig, setup: Setup) -> None:
+        super().__init__(config, setup)
+        if setup.image_size % 4:
+            raise ValueError(f"DFR needs an image size divisible by 4, not {setup.image_size}")
+        self._maps, mean, std = self._feature_maps()
+        self._pixel_mean = torch.tensor(mean, device=setup.device).view(1, 3, 1, 1) * 255
+        self._pixel_std = torch.tensor(std, device=setup.device).view(1, 3, 1, 1) * 255
+        self._resize: dict[int, Tensor] = {}
+        self.autoencoder: FeatureAutoencoder | None = None
+
+    def _feature_maps(self) -> tuple[Callable[[Tensor], list[Tensor]], tuple[float, ...], tuple[float, ...]]:
+        """Returns the function from X to feature maps, and the normalisation of X."""
+        name = self.config.backbone
+        if not name.startswith("vgg"):
+            backbone = self.setup.load_features(name, (2, 4, 8, 16))
+            return backbone, backbone.mean, backbone.std
+        network, mean, std = self.setup.load_network(name)
+        layers = list(network.get_submodule("features").children())
+
+        def relus(x: Tensor) -> list[Tensor]:
+            maps, pools = [], 0
+            for layer in layers:
+                x = layer(x)
+                pools += isinstance(layer, nn.MaxPool2d)
+                if pools == 4:
+                    break
+                if isinstance(layer, nn.ReLU):
+                    maps.append(x)
+            return maps
+
+        return relus, mean, std
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """uint8 ``[B, 3, S, S]`` → ``[B, C, S/4, S/4]``: all layers on one grid."""
+        X = (images.to(self.setup.device).float() - self._pixel_mean) / self._pixel_std
+        return torch.cat([self._to_grid(y) for y in self._maps(X)], dim=1)
+
+    def _to_grid(self, y: Tensor) -> Tensor:
+        side = y.shape[-1]
+        if side not in self._resize:
+            self._resize[side] = resize_and_average(side, self.setup.image_size).to(y.device)
+        R = self._resize[side]
+        return R @ y @ R.T
+
+    def fit(self, data: TrainingData, on_epoch: Callable[[Epoch], None]) -> None:
+        """Trains the autoencoder with Adam on the mean squared error; validation images are not used."""
+        config = self.config
+        features = FrozenFeatures(data.train, self.features, batch_size=4)
+        first = features.batch(range(min(config.pca_images, len(features))))
+        c = first.shape[1]
+        self.autoencoder = self._build(c, code_width(first.transpose(0, 1).flatten(1).T, config.variance))
+        optimiser = torch.optim.Adam(self.autoencoder.parameters(), lr=config.lr)
+        generator = torch.Generator().manual_seed(data.seed)
+        for number in range(1, config.epochs + 1):
+            self.autoencoder.train()
+            total = torch.zeros((), device=self.setup.device)
+            for rows in shuffled(len(features), config.batch_size, generator):
+                y = features.batch(rows)
+                loss = F.mse_loss(self.autoencoder(y), y)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                total += loss.detach() * len(rows)
+            self.autoencoder.eval()
+            on_epoch(Epoch(number, config.epochs, {"mse": float(total) / len(features)}))
+
+    def _build(self, c: int, d: int) -> FeatureAutoencoder:
+        return FeatureAutoencoder(c, d).to(self.setup.device)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Prediction:
+        """Mean squared error per position, bilinear to the image; the score is the map's maximum.
+
+        The original defines no image score; the ULSAD paper's comparison must have used the maximum.
+        """
+        if self.autoencoder is None:
+            raise RuntimeError("DFR.predict was called before fit or load_state_dict")
+        self.autoencoder.eval()
+        y = self.features(images)
+        error = (self.autoencoder(y) - y).square().mean(dim=1, keepdim=True)
+        size = (self.setup.image_size, self.setup.image_size)
+        maps = F.interpolate(error, size=size, mode="bilinear", align_corners=True)[:, 0]
+        return Prediction(score=maps.amax(dim=(1, 2)), map=maps)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The autoencoder; its first and code layers tell C and d."""
+        return dict(self.autoencoder.state_dict()) if self.autoencoder is not None else {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores what :meth:`state_dict` returned."""
+        if not state:
+            self.autoencoder = None
+            return
+        self.autoencoder = self._build(state["0.weight"].shape[1], state["6.weight"].shape[0])
+        self.autoencoder.load_state_dict(dict(state))
+        self.autoencoder.eval()

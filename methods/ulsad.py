@@ -1,0 +1,385 @@
+"""ULSAD: deep feature reconstruction plus a global autoencoder, for structural and logical anomalies.
+
+S. Patra, S. Ben Taieb, "Revisiting Deep Feature Reconstruction for Logical and Structural Industrial
+Anomaly Detection", TMLR 2024. Symbols and equation numbers are the paper's.
+
+    X   image                               [3, S, S], S = 256
+    U   = N_θ(X), frozen features           [c*, h*, w*] = [384, 32, 32]
+    Z   U, flattened over positions         [c*, k*], k* = h* w*
+    Ũ′  FRN's reconstruction of U           first c* channels of N_ψ(U): the local branch
+    Ũ″  FRN's reconstruction of Û           last c* channels of N_ψ(U)
+    Û   = N_φ(X), global autoencoder        [c*, h*, w*]: the global branch
+
+Where the printed paper and the authors' published code differ, this file follows the code, since the
+published numbers come from it, and says so at that line.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from harness.method import (
+    Citation,
+    Epoch,
+    Hyperparameters,
+    Images,
+    Method,
+    Needs,
+    Prediction,
+    Setup,
+    TrainingData,
+    shuffled,
+)
+from methods.features import FrozenFeatures
+
+
+class ULSADConfig(Hyperparameters):
+    """Hyper-parameters; the defaults are the paper's or, where so said, the code's."""
+
+    backbone: str = Field("wide_resnet50_2", description="timm name of N_θ, with strides 8 and 16; Fig. 7")
+    channels: int = Field(
+        384, ge=1, description="c*, channels of U; all are kept where there are fewer; Appendix A"
+    )
+    lambda_l: float = Field(
+        0.5, ge=0, description="λ_l, weight of the cosine term in eq. 1 and 7; paper, training set-up"
+    )
+    lambda_g: float = Field(
+        0.5, ge=0, description="λ_g, weight of the cosine term in eq. 5, 6 and 8; paper, training set-up"
+    )
+    loss_pl: bool = Field(True, description="whether L_pl (eq. 1) is trained; Table 3")
+    loss_pg: Literal["attention", "direct", "off"] = Field(
+        "attention", description="L_pg (eq. 5), its variant L_pg^d without attention, or none; Table 3"
+    )
+    loss_lg: bool = Field(True, description="whether L_lg (eq. 6) is trained; Table 3")
+    local_only: bool = Field(False, description="local branch alone: no N_φ, M = M^l; Table 28")
+    alpha: float = Field(0.9, ge=0, lt=1, description="α, the normal quantile mapped to 0; Fig. 8")
+    beta: float = Field(0.995, gt=0, le=1, description="β, the normal quantile mapped to 0.1; Fig. 8")
+    quantiles: bool = Field(True, description="whether maps are normalised by the quantiles; paper, scoring")
+    blur: float = Field(
+        4.0, ge=0, le=32, description="σ of the Gaussian blur of each map in pixels, 0 for none; code only"
+    )
+    epochs: int = Field(200, ge=1, description="passes over the training images; paper, training set-up")
+    batch_size: int = Field(8, ge=1, description="training images per step; paper, training set-up")
+    lr: float = Field(2e-4, gt=0, description="learning rate of Adam, constant; paper, training set-up")
+    weight_decay: float = Field(2e-5, ge=0, description="L2 weight decay of Adam; paper, training set-up")
+    q_samples: int = Field(2**24, ge=1000, description="at most so many random pixels per quantile; code")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ULSADConfig:
+        if self.alpha >= self.beta:
+            raise ValueError(f"alpha ({self.alpha}) must be below beta ({self.beta})")
+        if self.local_only and not self.loss_pl:
+            raise ValueError("local_only needs loss_pl, which trains the local branch")
+        if not (self.loss_pl or self.loss_lg or self.loss_pg != "off"):
+            raise ValueError("all losses are off, nothing would be trained")
+        return self
+
+
+class FeatureReconstructionNetwork(nn.Module):
+    """N_ψ, Appendix A: U ``[B, c*, h*, w*]`` → (Ũ′, Ũ″) ``[B, 2 c*, h*, w*]``; h* and w* divisible by 4.
+
+    Table corrections as in the code: no ReLU after conv3, padding 2 and 2 c* output channels in deconv3.
+    65.5 million parameters at c* = 384.
+    """
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+
+        def conv(i: int, o: int, stride: int) -> list[nn.Module]:
+            return [nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o)]
+
+        def deconv(i: int, o: int, kernel: int, stride: int, padding: int) -> list[nn.Module]:
+            up = nn.ConvTranspose2d(i, o, kernel, stride, padding, bias=False)
+            return [up, nn.BatchNorm2d(o), nn.ReLU()]
+
+        self.layers = nn.Sequential(
+            *conv(c, 2 * c, 2),
+            nn.ReLU(),
+            *conv(2 * c, 4 * c, 2),
+            nn.ReLU(),
+            *conv(4 * c, 4 * c, 1),
+            *deconv(4 * c, 2 * c, 4, 2, 1),
+            *deconv(2 * c, c, 4, 2, 1),
+            *deconv(c, 2 * c, 5, 1, 2),
+        )
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.xavier_uniform_(layer.weight, nn.init.calculate_gain("leaky_relu"))
+
+    def forward(self, U: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns Ũ′ and Ũ″, each ``[B, c*, h*, w*]``."""
+        local, through_global = self.layers(U).chunk(2, dim=1)
+        return local, through_global
+
+
+class GlobalAutoencoder(nn.Module):
+    """N_φ, Appendix A: X ``[B, 3, S, S]`` → Û ``[B, c*, S/8, S/8]`` through one vector of 64 numbers.
+
+    As in the code: ReLU for the text's LeakyReLU, a bottleneck convolution without padding, and upsampling
+    to S/64−1, S/32, S/16−1, S/8−1, S/4−1, S/8. The bottleneck's kernel is 8 at S = 256 and above; smaller
+    images, which the paper has none of, get S/32, so that the bottleneck stays one position.
+    1.0 million parameters at c* = 384.
+    """
+
+    def __init__(self, c: int, size: int) -> None:
+        super().__init__()
+        widths = (3, 32, 32, 64, 64, 64)
+
+        def norm_relu(channels: int) -> list[nn.Module]:
+            return [nn.BatchNorm2d(channels, eps=1e-4, affine=False), nn.ReLU()]
+
+        encoder: list[nn.Module] = []
+        for i, o in itertools.pairwise(widths):
+            encoder += [nn.Conv2d(i, o, 4, 2, 1), *norm_relu(o)]
+        self.encoder = nn.Sequential(*encoder, nn.Conv2d(64, 64, min(8, size // 32)))
+        self.sizes = (max(1, size // 64 - 1), size // 32, size // 16 - 1, size // 8 - 1, size // 4 - 1)
+        self.out_size = size // 8
+        self.decoder = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(64, 64, 4, 1, 2), *norm_relu(64)) for _ in self.sizes
+        )
+        self.head = nn.Sequential(nn.Conv2d(64, 64, 3, 1, 1), *norm_relu(64), nn.Conv2d(64, c, 3, 1, 1))
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Returns Û."""
+        y: Tensor = self.encoder(X)
+        for size, block in zip(self.sizes, self.decoder, strict=True):
+            y = block(upsample(y, size))
+        return self.head(upsample(y, self.out_size))  # type: ignore[no-any-return]
+
+
+def upsample(x: Tensor, size: int) -> Tensor:
+    """Bilinear interpolation of ``[B, C, h, w]`` to ``[B, C, size, size]``."""
+    return F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
+
+
+def distance(a: Tensor, b: Tensor, weight: float) -> Tensor:
+    """l_v + λ l_d per position: ``[B, c, ...]`` twice → ``[B, ...]``, at least 0.
+
+    l_v(a, b) = ‖a − b‖² is divided by the number of channels, as in the code; l_d(a, b) = 1 − cos(a, b).
+    """
+    l_v = (a - b).square().mean(dim=1)
+    if weight == 0:
+        return l_v
+    return l_v + weight * (1 - F.cosine_similarity(a, b, dim=1))
+
+
+def attend(queries: Tensor, Z: Tensor) -> Tensor:
+    """Attention over true features, eq. 3 (queries Z) and 4 (queries Ẑ); the softmax runs over the keys.
+
+    Args:
+        queries: ``[B, c*, k*]``.
+        Z: keys and values, ``[B, c*, k*]``.
+
+    Returns:
+        ``[B, c*, k*]``: for each query, the average of Z's columns weighted by softmax(ZᵀẐ / √c*).
+    """
+    keys = Z.transpose(1, 2)
+    return F.scaled_dot_product_attention(queries.transpose(1, 2), keys, keys).transpose(1, 2)
+
+
+def gaussian_kernel(sigma: float) -> Tensor:
+    """Returns the weights of a Gaussian of 2·int(4σ + 0.5) + 1 pixels, summing to 1."""
+    radius = int(4 * sigma + 0.5)
+    x = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    weights = torch.exp(-0.5 * (x / sigma) ** 2)
+    return (weights / weights.sum()).float()
+
+
+def blur(maps: Tensor, kernel: Tensor) -> Tensor:
+    """Blurs maps ``[B, H, W]`` with a separable kernel, reflecting at the border."""
+    radius = len(kernel) // 2
+    y = F.pad(maps[:, None], (radius, radius, radius, radius), mode="reflect")
+    y = F.conv2d(F.conv2d(y, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
+    return y[:, 0]
+
+
+class ULSAD(Method):
+    """ULSAD (Patra and Ben Taieb, TMLR 2024)."""
+
+    version = 1
+    Config = ULSADConfig
+    config: ULSADConfig
+    citation = Citation(
+        title="Revisiting Deep Feature Reconstruction for Logical and Structural Industrial "
+        "Anomaly Detection",
+        authors="Patra, Sukanya and Ben Taieb, Souhaib",
+        year=2024,
+        venue="Transactions on Machine Learning Research",
+        licence="Apache-2.0",
+    )
+
+    @classmethod
+    def needs(cls, config: ULSADConfig) -> Needs:
+        """The backbone's ImageNet weights."""
+        return Needs(backbones=(config.backbone,))
+
+    def __init__(self, config: ULSADConfig, setup: Setup) -> None:
+        super().__init__(config, setup)
+        if setup.image_size % 32:
+            raise ValueError(f"ULSAD needs an image size divisible by 32, not {setup.image_size}")
+        self.backbone = setup.load_features(config.backbone, (8, 16))
+        self.c = min(config.channels, sum(self.backbone.channels))
+        device = setup.device
+        self.frn = FeatureReconstructionNetwork(self.c).to(device)
+        self.autoencoder = (
+            None if config.local_only else GlobalAutoencoder(self.c, setup.image_size).to(device)
+        )
+        self.mean = torch.zeros(self.c, device=device)
+        self.std = torch.ones(self.c, device=device)
+        # Rows: local, global; columns: q_α, q_β. Identity of t(M)/0.1 until the quantiles are known.
+        self.q: Tensor | None = None
+        self._kernel = gaussian_kernel(config.blur).to(device) if config.blur else None
+        self._pixel_mean = torch.tensor(self.backbone.mean, device=device).view(1, 3, 1, 1) * 255
+        self._pixel_std = torch.tensor(self.backbone.std, device=device).view(1, 3, 1, 1) * 255
+
+    # Features
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 ``[B, 3, S, S]`` → X on the device, normalised as the backbone expects."""
+        return (images.to(self.setup.device).float() - self._pixel_mean) / self._pixel_std
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """N_θ before standardisation: uint8 ``[B, 3, S, S]`` → ``[B, c*, h*, w*]``, Appendix A."""
+        fine, coarse = self.backbone(self.normalise(images))
+        y = torch.cat([fine, upsample(coarse, fine.shape[-1])], dim=1)
+        # Adaptive average pooling along the channel axis: 1536 → 384 are means of 4 neighbours.
+        pooled = F.adaptive_avg_pool1d(y.flatten(2).transpose(1, 2), self.c).transpose(1, 2)
+        return pooled.reshape(len(y), self.c, *y.shape[2:])
+
+    def standardise(self, y: Tensor) -> Tensor:
+        """U: features standardised by μ and σ of the training set."""
+        return (y - self.mean.view(1, -1, 1, 1)) / self.std.view(1, -1, 1, 1)
+
+    def _learn_statistics(self, features: FrozenFeatures) -> None:
+        """μ and σ per channel over all training images and positions, from float64 sums."""
+        count = 0
+        total = torch.zeros(self.c, dtype=torch.float64, device=self.setup.device)
+        squares = torch.zeros_like(total)
+        for start in range(0, len(features), 16):
+            y = features.batch(range(start, min(start + 16, len(features)))).double()
+            count += y.numel() // self.c
+            total += y.sum(dim=(0, 2, 3))
+            squares += y.square().sum(dim=(0, 2, 3))
+        mean = total / count
+        std = (squares / count - mean.square()).clamp_min(0).sqrt()
+        self.mean = mean.float()
+        # A channel that never varies in training carries nothing to scale by.
+        self.std = torch.where(std > 1e-12, std, 1.0).float()
+
+    # Training
+
+    def losses(self, X: Tensor, U: Tensor) -> dict[str, Tensor]:
+        """The terms of L = L_pl + L_pg + L_lg that are on, each a mean over batch and positions."""
+        config = self.config
+        local, through_global = self.frn(U)
+        terms = {}
+        if config.loss_pl:
+            terms["L_pl"] = distance(local, U, config.lambda_l).mean()  # eq. 1, 2
+        if self.autoencoder is None:
+            return terms
+        U_hat = self.autoencoder(X)
+        if config.loss_pg == "attention":
+            Z, Z_hat = U.flatten(2), U_hat.flatten(2)
+            A, A_hat = attend(Z, Z), attend(Z_hat, Z)  # eq. 3, 4
+            terms["L_pg"] = distance(A_hat, A, config.lambda_g).mean()  # eq. 5
+        elif config.loss_pg == "direct":
+            terms["L_pg"] = distance(U_hat, U, config.lambda_g).mean()  # L_pg^d, Table 3
+        if config.loss_lg:
+            terms["L_lg"] = distance(
+                through_global, U_hat, config.lambda_g
+            ).mean()  # eq. 6, gradients into both
+        return terms
+
+    def modules(self) -> nn.ModuleDict:
+        """The trained networks by name."""
+        networks: dict[str, nn.Module] = {"frn": self.frn}
+        if self.autoencoder is not None:
+            networks["autoencoder"] = self.autoencoder
+        return nn.ModuleDict(networks)
+
+    def fit(self, data: TrainingData, on_epoch: Callable[[Epoch], None]) -> None:
+        """Trains both branches jointly with Adam; quantiles from the normal validation images."""
+        config, networks = self.config, self.modules()
+        features = FrozenFeatures(data.train, self.features)
+        self._learn_statistics(features)
+        optimiser = torch.optim.Adam(networks.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        generator = torch.Generator().manual_seed(data.seed)
+        for number in range(1, config.epochs + 1):
+            networks.train()
+            sums: dict[str, Tensor] = {}
+            for rows in shuffled(len(features), config.batch_size, generator):
+                X = self.normalise(data.train.batch(rows))
+                terms = self.losses(X, self.standardise(features.batch(rows)))
+                optimiser.zero_grad(set_to_none=True)
+                torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                for name, term in terms.items():
+                    sums[name] = sums.get(name, torch.zeros((), device=term.device)) + term.detach() * len(
+                        rows
+                    )
+            networks.eval()
+            if number == config.epochs and config.quantiles:
+                # As in the code, only the last epoch has quantiles: an earlier one, if a protocol selects it,
+                # averages the raw maps.
+                self._learn_quantiles(data.validation, generator)
+            on_epoch(Epoch(number, config.epochs, {k: float(v) / len(features) for k, v in sums.items()}))
+
+    @torch.no_grad()
+    def _learn_quantiles(self, images: Images, generator: torch.Generator) -> None:
+        """q_α and q_β of each branch over the pixels of the normal validation maps."""
+        batches = [torch.stack(self.raw_maps(batch)) for batch in images.batches(16)]
+        pixels = torch.cat(batches, dim=1).flatten(1)
+        if pixels.shape[1] > self.config.q_samples:
+            chosen = torch.randint(pixels.shape[1], (self.config.q_samples,), generator=generator)
+            pixels = pixels[:, chosen.to(pixels.device)]
+        at = torch.tensor([self.config.alpha, self.config.beta], device=pixels.device)
+        self.q = torch.stack([torch.quantile(branch, at) for branch in pixels])
+
+    # Scoring
+
+    @torch.no_grad()
+    def raw_maps(self, images: Tensor) -> list[Tensor]:
+        """M^l (eq. 7) and, with the global branch, M^g (eq. 8), upsampled to ``[B, S, S]`` each."""
+        self.modules().eval()
+        U = self.standardise(self.features(images))
+        local, through_global = self.frn(U)
+        maps = [distance(local, U, self.config.lambda_l)]  # eq. 7
+        if self.autoencoder is not None:
+            U_hat = self.autoencoder(self.normalise(images))
+            maps.append(distance(through_global, U_hat, self.config.lambda_g))  # eq. 8
+        return [upsample(m[:, None], self.setup.image_size)[:, 0] for m in maps]
+
+    def predict(self, images: Tensor) -> Prediction:
+        """M = (t(M^l) + t(M^g)) / 2 after blurring each; the score is its maximum."""
+        maps = self.raw_maps(images)
+        if self.q is not None:
+            # t(M) = 0.1 (M − q_α) / (q_β − q_α); the paper's parentheses are misprinted.
+            spread = (self.q[:, 1] - self.q[:, 0]).clamp_min(1e-12)
+            maps = [0.1 * (m - low) / width for m, low, width in zip(maps, self.q[:, 0], spread, strict=True)]
+        if self._kernel is not None:
+            maps = [blur(m, self._kernel) for m in maps]
+        combined = torch.stack(maps).mean(dim=0)
+        parts = dict(zip(("local", "global"), maps, strict=False))
+        return Prediction(score=combined.amax(dim=(1, 2)), map=combined, parts=parts)
+
+    # State
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Both networks, μ and σ, and the quantiles if known; the frozen backbone is left out."""
+        state = {"mean": self.mean, "std": self.std, **self.modules().state_dict()}
+        return state if self.q is None else {**state, "quantiles": self.q}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores what :meth:`state_dict` returned."""
+        rest = {name: tensor.to(self.setup.device) for name, tensor in state.items()}
+        self.mean, self.std = rest.pop("mean"), rest.pop("std")
+        self.q = rest.pop("quantiles", None)
+        self.modules().load_state_dict(rest)
