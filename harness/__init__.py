@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.errors import UserError
-    from harness.method import Backbone, Citation, Epoch, Method, Needs, Prediction, Setup, TrainingData
+    from harness.method import (
+        Backbone,
+        Citation,
+        Epoch,
+        Hyperparameters,
+        Images,
+        Method,
+        Needs,
+        Prediction,
+        Setup,
+        TrainingData,
+    )
     from harness.spec import Protocol, RunRecord, RunSpec, Suite
 
 __version__ = "0.1.0"
@@ -20,6 +31,8 @@ _HOMES = {
     "Backbone": "harness.method",
     "Citation": "harness.method",
     "Epoch": "harness.method",
+    "Hyperparameters": "harness.method",
+    "Images": "harness.method",
     "Method": "harness.method",
     "Needs": "harness.method",
     "Prediction": "harness.method",
@@ -35,6 +48,8 @@ __all__ = [
     "Backbone",
     "Citation",
     "Epoch",
+    "Hyperparameters",
+    "Images",
     "Method",
     "Needs",
     "Prediction",

@@ -78,12 +78,15 @@ class Needs:
     """What a method needs before it can run; checked before the first run starts.
 
     Attributes:
-        backbones: timm names of the pretrained networks that ``fit`` asks :class:`Setup` for.
+        backbones: timm names of the pretrained networks it asks :class:`Setup` for, each with the strides
+            of the feature maps it takes, or with none for the whole network.
+        image_size_multiple: the side of its images must be a multiple of this.
         modules: importable modules beyond the core dependencies.
         extra: the extra of ulsad-bench that installs those modules, empty for none.
     """
 
-    backbones: tuple[str, ...] = ()
+    backbones: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    image_size_multiple: int = 1
     modules: tuple[str, ...] = ()
     extra: str = ""
 
@@ -198,6 +201,8 @@ class Setup:
         device: where the method computes.
         image_size: side S of the square images ``[3, S, S]`` it will be given.
         seed: the run's seed; torch, NumPy and Python are already seeded with it.
+        load_features: gives a pretrained timm network's feature maps of the given strides, see
+            :class:`Backbone`.
         load_network: gives the whole pretrained timm network of a name, frozen, in evaluation mode and on
             the device, with its normalisation mean and standard deviation. Weights, their source and
             their hash are the harness's business.

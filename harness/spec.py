@@ -119,6 +119,7 @@ class Identity(Frozen):
         weights: SHA-256 of the pretrained weights by backbone name (``random`` for none).
         data: fingerprint of the category's files.
         score_rule: how the method turns a map into an image score.
+        source: SHA-256 of a private method's file, empty for an installed method.
     """
 
     method_version: int
@@ -126,6 +127,7 @@ class Identity(Frozen):
     weights: dict[str, str]
     data: str
     score_rule: str
+    source: str = ""
 
 
 def run_key(spec: RunSpec, identity: Identity) -> str:
@@ -223,6 +225,7 @@ class RunRecord(Frozen):
         metrics_last: under ``paper``, the same for the last epoch instead of the selected one.
         selected_epoch: the epoch that counted, ``None`` where there are no epochs.
         categories: every category of the dataset, so that a table knows when a mean is complete.
+        split_categories: for each anomaly kind, the categories that have it, where not all have.
         counts: images used: ``train``, ``validation``, ``test`` and test images by kind.
         peak_memory: bytes: ``host`` above the idle worker, ``device`` as the allocator saw it.
         environment: hardware, versions, git commit.
@@ -241,6 +244,7 @@ class RunRecord(Frozen):
     selected_epoch: int | None = None
     epochs: list[EpochLog] = Field(default_factory=list)
     categories: list[str] = Field(default_factory=list)
+    split_categories: dict[str, list[str]] = Field(default_factory=dict)
     counts: dict[str, int] = Field(default_factory=dict)
     timings: Timings | None = None
     peak_memory: dict[str, int] = Field(default_factory=dict)

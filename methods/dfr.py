@@ -29,6 +29,8 @@ from harness.method import (
 )
 from methods.features import FrozenFeatures
 
+STRIDES = (2, 4, 8, 16)
+
 
 class DFRConfig(Hyperparameters):
     """Hyper-parameters; the defaults are those of the paper and the authors' code."""
@@ -106,12 +108,11 @@ class DFR(Method):
     @classmethod
     def needs(cls, config: DFRConfig) -> Needs:
         """The backbone's ImageNet weights."""
-        return Needs(backbones=(config.backbone,))
+        strides = () if config.backbone.startswith("vgg") else STRIDES
+        return Needs(backbones={config.backbone: strides}, image_size_multiple=4)
 
     def __init__(self, config: DFRConfig, setup: Setup) -> None:
         super().__init__(config, setup)
-        if setup.image_size % 4:
-            raise ValueError(f"DFR needs an image size divisible by 4, not {setup.image_size}")
         self._maps, mean, std = self._feature_maps()
         self._pixel_mean = torch.tensor(mean, device=setup.device).view(1, 3, 1, 1) * 255
         self._pixel_std = torch.tensor(std, device=setup.device).view(1, 3, 1, 1) * 255
@@ -122,7 +123,7 @@ class DFR(Method):
         """Returns the function from X to feature maps, and the normalisation of X."""
         name = self.config.backbone
         if not name.startswith("vgg"):
-            backbone = self.setup.load_features(name, (2, 4, 8, 16))
+            backbone = self.setup.load_features(name, STRIDES)
             return backbone, backbone.mean, backbone.std
         network, mean, std = self.setup.load_network(name)
         layers = list(network.get_submodule("features").children())

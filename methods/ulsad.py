@@ -39,6 +39,8 @@ from harness.method import (
 )
 from methods.features import FrozenFeatures
 
+STRIDES = (8, 16)
+
 
 class ULSADConfig(Hyperparameters):
     """Hyper-parameters; the defaults are the paper's or, where so said, the code's."""
@@ -217,14 +219,12 @@ class ULSAD(Method):
 
     @classmethod
     def needs(cls, config: ULSADConfig) -> Needs:
-        """The backbone's ImageNet weights."""
-        return Needs(backbones=(config.backbone,))
+        """The backbone's ImageNet weights; three halvings of N_θ and two of the FRN."""
+        return Needs(backbones={config.backbone: STRIDES}, image_size_multiple=32)
 
     def __init__(self, config: ULSADConfig, setup: Setup) -> None:
         super().__init__(config, setup)
-        if setup.image_size % 32:
-            raise ValueError(f"ULSAD needs an image size divisible by 32, not {setup.image_size}")
-        self.backbone = setup.load_features(config.backbone, (8, 16))
+        self.backbone = setup.load_features(config.backbone, STRIDES)
         self.c = min(config.channels, sum(self.backbone.channels))
         device = setup.device
         self.frn = FeatureReconstructionNetwork(self.c).to(device)
@@ -233,7 +233,7 @@ class ULSAD(Method):
         )
         self.mean = torch.zeros(self.c, device=device)
         self.std = torch.ones(self.c, device=device)
-        # Rows: local, global; columns: q_α, q_β. Identity of t(M)/0.1 until the quantiles are known.
+        # Rows: local, global; columns: q_α, q_β. Raw maps are averaged until they are known.
         self.q: Tensor | None = None
         self._kernel = gaussian_kernel(config.blur).to(device) if config.blur else None
         self._pixel_mean = torch.tensor(self.backbone.mean, device=device).view(1, 3, 1, 1) * 255

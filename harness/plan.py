@@ -1,0 +1,359 @@
+"""From a suite and options to the list of runs, each checked, and which of them are still to do."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from harness.dataset import Card, card_names, category_names, dataset_root, load_card, read_category
+from harness.errors import UserError, nearest
+from harness.execute import RunTask
+from harness.images import data_fingerprint
+from harness.method import Hyperparameters, Method
+from harness.metrics import METRICS_VERSION
+from harness.registry import (
+    MethodName,
+    configure,
+    load_method,
+    method_names,
+    parse_name,
+    source_hash,
+    split_names,
+)
+from harness.spec import PROTOCOLS, Identity, RunRecord, RunSpec, Suite, run_key
+from harness.store import read_record, record_path
+from harness.weights import Weights, check_strides, find_weights
+
+Overwrite = Literal["never", "failed", "stale", "always"]
+SUITES = Path(__file__).parent / "suites"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where and how the runs of a suite are done.
+
+    Attributes:
+        overwrite: which runs that have a record are done again: none (``never``), those that failed
+            or lack what is to be kept (``failed``), also those with other metrics' versions (``stale``), or all (``always``).
+        keep: artefacts beside the records: ``maps``, ``weights``.
+    """
+
+    device: str
+    data_root: Path | None
+    results: Path
+    cache: Path
+    overwrite: Overwrite = "failed"
+    limit_train: int | None = None
+    backbone_weights: Literal["pretrained", "none"] = "pretrained"
+    keep: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command line asks for.
+
+    Attributes:
+        tasks: every run, in the order of execution: runs on the same images next to each other.
+        done: keys of runs whose record is kept.
+        damaged: records that cannot be read; their runs are done again.
+    """
+
+    tasks: tuple[RunTask, ...]
+    done: frozenset[str] = frozenset()
+    damaged: tuple[tuple[Path, str], ...] = ()
+
+    @property
+    def todo(self) -> tuple[RunTask, ...]:
+        """The runs that are still to do."""
+        return tuple(task for task in self.tasks if task.key not in self.done)
+
+
+def suite_names() -> list[str]:
+    """Returns the names of the built-in suites."""
+    return sorted(path.stem for path in SUITES.glob("*.toml"))
+
+
+def load_suite(name: str) -> Suite:
+    """Reads a built-in suite by name, or any suite by the path of its TOML file.
+
+    Raises:
+        UserError: there is no such suite, or the file has a mistake.
+    """
+    path = Path(name).expanduser() if name.endswith(".toml") else SUITES / f"{name}.toml"
+    if not path.is_file():
+        if name.endswith(".toml"):
+            raise UserError(f"There is no suite file {path}.")
+        raise UserError(f"There is no suite '{name}'. {nearest(name, suite_names())}")
+    try:
+        return Suite.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"Suite {path} is no TOML file: {error}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"Suite {path}: field '{where}': {first['msg']}.") from error
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A method with its settings: everything about it that does not depend on data."""
+
+    label: str
+    name: MethodName
+    method: type[Method]
+    config: Hyperparameters
+    params: dict[str, Any]
+    weights: Mapping[str, Weights]
+    source: str
+
+
+@dataclass(frozen=True)
+class _Category:
+    """A category that is on disk."""
+
+    card: Card
+    given: str
+    name: str
+    categories: tuple[str, ...]
+    split_categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    fingerprint: str = ""
+
+
+def make_plan(suite: Suite, options: Options) -> Plan:
+    """Checks every name, hyper-parameter, weight and data folder of a suite, and lists its runs.
+
+    Raises:
+        UserError: anything is wrong that would stop a run; nothing has been started.
+    """
+    for protocol in suite.protocols:
+        if protocol not in PROTOCOLS:
+            raise UserError(f"There is no protocol '{protocol}'. {nearest(protocol, PROTOCOLS)}")
+    if not suite.seeds:
+        raise UserError("No seed is given: there would be nothing to run.")
+    methods = _methods(suite, options)
+    tasks = []
+    for category in _categories(suite, options):
+        for protocol in dict.fromkeys(suite.protocols):
+            for chosen in methods:
+                for seed in dict.fromkeys(suite.seeds):
+                    tasks.append(_task(suite, options, chosen, category, protocol, seed))
+    unique = tuple({task.key: task for task in tasks}.values())
+    done, damaged = _finished(unique, options)
+    return Plan(unique, done, damaged)
+
+
+def _task(
+    suite: Suite, options: Options, chosen: _Chosen, category: _Category, protocol: str, seed: int
+) -> RunTask:
+    spec = RunSpec(
+        dataset=category.card.name,
+        category=category.name,
+        method=chosen.label,
+        params=chosen.params,
+        seed=seed,
+        protocol=protocol,
+        image_size=suite.image_size,
+        limit_train=options.limit_train,
+        backbone_weights=options.backbone_weights,
+    )
+    identity = Identity(
+        method_version=chosen.method.version,
+        config=chosen.config.model_dump(mode="json"),
+        weights={name: weights.sha256 for name, weights in chosen.weights.items()},
+        data=category.fingerprint,
+        score_rule=chosen.method.score_rule,
+        source=chosen.source,
+    )
+    return RunTask(
+        spec=spec,
+        identity=identity,
+        key=run_key(spec, identity),
+        method=chosen.name.base,
+        card=category.given,
+        data_root=options.data_root,
+        cache=options.cache,
+        results=options.results,
+        device=options.device,
+        weights=chosen.weights,
+        keep=options.keep,
+        categories=category.categories,
+        split_categories=category.split_categories,
+    )
+
+
+def _methods(suite: Suite, options: Options) -> list[_Chosen]:
+    names: list[str] = []
+    for name in suite.methods:
+        names += method_names() if name == "all" else [name]
+    parsed = {name: parse_name(name) for name in dict.fromkeys(names)}
+    short = {name.short() for name in parsed.values()}
+    stray = sorted(set(suite.set) - short)
+    if stray:
+        raise UserError(
+            f"A parameter is set for method '{stray[0]}', which is not run. {nearest(stray[0], short)}"
+        )
+    if not parsed:
+        raise UserError(f"No method is given. {nearest('', method_names())}")
+    chosen = [_choose(name, suite, options) for name in parsed.values()]
+    if suite.backbone and not any("backbone" in one.config.model_fields_set for one in chosen):
+        raise UserError(f"No method of this run has a backbone to set to '{suite.backbone}'.")
+    return chosen
+
+
+def _choose(name: MethodName, suite: Suite, options: Options) -> _Chosen:
+    method = load_method(name.base)
+    given: dict[str, Any] = dict(suite.set.get(name.short(), {}))
+    if suite.backbone and "backbone" in method.Config.model_fields:
+        given.setdefault("backbone", suite.backbone)
+    config = configure(method, name.short(), {**given, **name.params})
+    values = config.model_dump(mode="json")
+    inside = ",".join(f"{key}={_text(values[key])}" for key in sorted(name.params))
+    label = name.short() + (f"[{inside}]" if inside else "")
+    defaults = {
+        key: info.get_default(call_default_factory=True) for key, info in method.Config.model_fields.items()
+    }
+    params = {key: value for key, value in values.items() if getattr(config, key) != defaults[key]}
+    needs = method.needs(config)
+    missing = [module for module in needs.modules if not _importable(module)]
+    if missing:
+        extra = f': pip install "ulsad-bench[{needs.extra}]"' if needs.extra else ""
+        raise UserError(f"Method '{label}' needs the module '{missing[0]}', which is not installed{extra}.")
+    if suite.image_size % needs.image_size_multiple:
+        raise UserError(
+            f"Method '{label}' needs an image size divisible by {needs.image_size_multiple}, "
+            f"not {suite.image_size}."
+        )
+    weights = {}
+    for backbone, strides in needs.backbones.items():
+        pretrained = options.backbone_weights == "pretrained"
+        weights[backbone] = find_weights(backbone, options.cache, pretrained)
+        if strides:
+            check_strides(backbone, strides)
+    return _Chosen(label, name, method, config, params, weights, source_hash(name))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return f"[{','.join(_text(v) for v in value)}]"
+    return str(value)
+
+
+def _importable(module: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(module) is not None
+
+
+def _categories(suite: Suite, options: Options) -> list[_Category]:
+    given: list[str] = []
+    for name in suite.datasets:
+        given += [card for card in card_names() if card != "demo"] if name == "all" else [name]
+    if not given:
+        raise UserError(f"No dataset is given. {nearest('', card_names())}")
+    chosen: list[_Category] = []
+    known: set[str] = set()
+    for name in dict.fromkeys(given):
+        card = load_card(name)
+        root = dataset_root(card, options.data_root, options.cache)
+        names = category_names(card, root)
+        known |= {*names, *(f"{card.name}/{category}" for category in names)}
+        for category in names:
+            if suite.categories and not {category, f"{card.name}/{category}"} & set(suite.categories):
+                continue
+            data = read_category(card, category, options.data_root, options.cache)
+            chosen.append(
+                _Category(
+                    card=card,
+                    given=str(Path(name).expanduser().resolve()) if name.endswith(".toml") else name,
+                    name=category,
+                    categories=tuple(names),
+                    split_categories=_split_categories(card, names),
+                    fingerprint=data_fingerprint(data, options.cache),
+                )
+            )
+    for category in suite.categories:
+        if category not in known:
+            raise UserError(f"No dataset of this run has a category '{category}'. {nearest(category, known)}")
+    return chosen
+
+
+def _split_categories(card: Card, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Returns, for each anomaly kind that the card tells apart, the categories that have it."""
+
+    def has(category: str, kind: str) -> bool:
+        counts = card.counts(category)
+        return counts is None or counts.test is None or counts.test.get(kind, 0) > 0
+
+    kinds = sorted(set(card.layout.kinds.values()))
+    return {kind: tuple(name for name in names if has(name, kind)) for kind in kinds}
+
+
+def _finished(
+    tasks: Sequence[RunTask], options: Options
+) -> tuple[frozenset[str], tuple[tuple[Path, str], ...]]:
+    done, damaged = set(), []
+    for task in tasks:
+        path = record_path(options.results, task.spec, task.key)
+        if not path.exists():
+            continue
+        record = read_record(path)
+        if isinstance(record, str):
+            damaged.append((path, record))
+        elif _keep(record, options):
+            done.add(task.key)
+    return frozenset(done), tuple(damaged)
+
+
+def _keep(record: RunRecord, options: Options) -> bool:
+    missing = [
+        what
+        for what in options.keep
+        if not record_path(options.results, record.spec, record.key)
+        .with_suffix(f".{what}.safetensors")
+        .exists()
+    ]
+    match options.overwrite:
+        case "never":
+            return True
+        case "failed":
+            return record.outcome == "ok" and not missing
+        case "stale":
+            fresh = record.fingerprint.metrics_version == METRICS_VERSION
+            return record.outcome == "ok" and not missing and fresh
+        case "always":
+            return False
+
+
+def override(suite: Suite, given: Mapping[str, Any], assignments: Sequence[str]) -> Suite:
+    """Returns a suite with some fields replaced, and ``METHOD.PARAM=VALUE`` assignments added.
+
+    Raises:
+        UserError: an assignment is malformed.
+    """
+    parameters = {method: dict(values) for method, values in suite.set.items()}
+    if "methods" in given:
+        # A suite's settings for methods that are not run any more say nothing.
+        kept = {parse_name(name).short() for name in given["methods"]}
+        everything = "all" in given["methods"]
+        parameters = {name: values for name, values in parameters.items() if everything or name in kept}
+    for assignment in assignments:
+        target, equals, value = assignment.partition("=")
+        method, dot, parameter = target.strip().rpartition(".")
+        if not (equals and dot and method and parameter):
+            raise UserError(
+                f"--set {assignment} is not of the form METHOD.PARAM=VALUE, e.g. ulsad.epochs=20."
+            )
+        value = value.strip()
+        is_list = value.startswith("[") and value.endswith("]")
+        parsed: Any = split_names(value[1:-1]) if is_list else value
+        parameters.setdefault(method, {})[parameter] = parsed
+    return suite.model_copy(update={**given, "set": parameters})

@@ -1,0 +1,209 @@
+"""Finding methods by name: entry points, private files, and parameters in the name.
+
+``ulsad``, ``ulsad[lambda_l=0,backbone=resnet152]``, ``path/to/file.py:MyMethod[width=3]``. Listing methods
+imports none of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from harness.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from harness.method import Hyperparameters, Method
+
+GROUP = "ulsad_bench.methods"
+
+_NAME = re.compile(r"^(?P<base>[^\[\]]+?)\s*(?:\[(?P<params>.*)\])?$", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class MethodName:
+    """A method as typed by a user.
+
+    Attributes:
+        base: name of an entry point, or ``/absolute/path/to/file.py:Class``.
+        params: parameters given in brackets, as text or lists of text.
+    """
+
+    base: str
+    params: Mapping[str, str | list[str]]
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the method comes from a file rather than an entry point."""
+        return ".py:" in self.base
+
+    @property
+    def path(self) -> Path:
+        """The file of a private method."""
+        return Path(self.base.rpartition(":")[0])
+
+    def short(self) -> str:
+        """The name without folders: ``file.py:Class`` for a private method."""
+        return f"{self.path.name}:{self.base.rpartition(':')[2]}" if self.is_file else self.base
+
+
+def split_names(text: str) -> list[str]:
+    """Splits ``a,b[x=1,y=[2,3]],c`` at the commas outside brackets; empty parts are dropped."""
+    parts, depth, part = [], 0, ""
+    for character in text:
+        depth += (character == "[") - (character == "]")
+        if character == "," and depth == 0:
+            parts.append(part)
+            part = ""
+        else:
+            part += character
+    return [p.strip() for p in [*parts, part] if p.strip()]
+
+
+def parse_name(text: str) -> MethodName:
+    """Takes a typed name apart.
+
+    Raises:
+        UserError: the brackets or an assignment in them are malformed.
+    """
+    match = _NAME.match(text.strip())
+    if match is None:
+        raise UserError(f"Method '{text}' is not of the form name or name[parameter=value,...].")
+    params: dict[str, str | list[str]] = {}
+    for item in split_names(match["params"] or ""):
+        name, equals, value = (p.strip() for p in item.partition("="))
+        if not name or not equals:
+            raise UserError(f"Method '{text}': '{item}' is not of the form parameter=value.")
+        if name in params:
+            raise UserError(f"Method '{text}': parameter '{name}' is given twice.")
+        is_list = value.startswith("[") and value.endswith("]")
+        params[name] = split_names(value[1:-1]) if is_list else value
+    base = match["base"].strip()
+    if ".py:" in base:
+        file, _, name = base.rpartition(":")
+        base = f"{Path(file).expanduser().resolve()}:{name}"
+    return MethodName(base, params)
+
+
+def method_names() -> list[str]:
+    """Returns the names of all installed methods, importing none."""
+    return sorted({point.name for point in entry_points(group=GROUP)})
+
+
+def load_method(base: str) -> type[Method]:
+    """Imports a method's class by the base of its name.
+
+    Raises:
+        UserError: there is no such method, or its file or class is not what it should be.
+    """
+    if ".py:" in base:
+        path, _, name = base.rpartition(":")
+        return _from_file(Path(path), name)
+    points = {point.name: point for point in entry_points(group=GROUP)}
+    if base not in points:
+        raise UserError(
+            f"There is no method '{base}'. {nearest(base, points)} "
+            "A method of your own is given as path/to/file.py:ClassName."
+        )
+    return _checked(_import(points[base]), f"Method '{base}'")
+
+
+def _import(point: EntryPoint) -> Any:
+    try:
+        return point.load()
+    except ImportError as error:
+        raise UserError(
+            f"Method '{point.name}' cannot be imported ({error}): install what it needs."
+        ) from error
+
+
+def _from_file(path: Path, name: str) -> type[Method]:
+    if not path.is_file():
+        raise UserError(f"There is no file {path}, given for method '{name}'.")
+    module_name = f"bench_private_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    module = sys.modules.get(module_name)
+    if module is None:
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        if spec is None or spec.loader is None:
+            raise UserError(f"{path} is no Python file.")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module  # pydantic looks annotations up there
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[module_name]
+            line = _line_in(error, path)
+            raise UserError(
+                f"{path} cannot be imported: {type(error).__name__}{line}: {error}. Mend the file."
+            ) from error
+    if not hasattr(module, name):
+        classes = [n for n, v in vars(module).items() if inspect.isclass(v) and v.__module__ == module_name]
+        raise UserError(f"{path} has no class '{name}'. {nearest(name, classes)}")
+    return _checked(getattr(module, name), f"{path}:{name}")
+
+
+def _line_in(error: BaseException, path: Path) -> str:
+    if isinstance(error, SyntaxError):
+        return f" in line {error.lineno}"
+    trace, line = error.__traceback__, ""
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = f" in line {trace.tb_lineno}"
+        trace = trace.tb_next
+    return line
+
+
+def _checked(method: Any, where: str) -> type[Method]:
+    from harness.method import Citation, Hyperparameters, Method
+
+    if not (inspect.isclass(method) and issubclass(method, Method)):
+        raise UserError(f"{where} is no subclass of harness.Method.")
+    missing = sorted(getattr(method, "__abstractmethods__", ()))
+    if missing:
+        raise UserError(f"{where} lacks {', '.join(missing)}.")
+    for attribute, kind in (("version", int), ("citation", Citation)):
+        if not isinstance(getattr(method, attribute, None), kind):
+            raise UserError(f"{where} must state '{attribute}', a {kind.__name__}.")
+    if not (inspect.isclass(method.Config) and issubclass(method.Config, Hyperparameters)):
+        raise UserError(f"{where}: Config must be a subclass of harness.Hyperparameters.")
+    return method
+
+
+def source_hash(name: MethodName) -> str:
+    """Returns the SHA-256 of a private method's file, empty for an installed method.
+
+    An installed method raises its ``version`` when results change; a file in the making is edited instead.
+    """
+    return hashlib.sha256(name.path.read_bytes()).hexdigest()[:16] if name.is_file else ""
+
+
+def configure(method: type[Method], label: str, params: Mapping[str, Any]) -> Hyperparameters:
+    """Returns the validated hyper-parameters of a method.
+
+    Raises:
+        UserError: a parameter is unknown, of the wrong type or out of range.
+    """
+    unknown = [name for name in params if name not in method.Config.model_fields]
+    if unknown:
+        known = method.Config.model_fields
+        raise UserError(
+            f"Method '{label}' has no hyper-parameter '{unknown[0]}'. {nearest(unknown[0], known)}"
+        )
+    try:
+        return method.Config.model_validate(dict(params))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        value = f" = {first['input']!r}" if where else ""
+        field = f"hyper-parameter '{where}'{value}: " if where else ""
+        raise UserError(f"Method '{label}', {field}{message[:1].lower()}{message[1:]}.") from error
