@@ -26,7 +26,7 @@ from harness.registry import (
     split_names,
 )
 from harness.spec import PROTOCOLS, Identity, RunRecord, RunSpec, Suite, run_key
-from harness.store import read_record, record_path
+from harness.store import read_record, read_records, record_path
 from harness.weights import Weights, check_strides, find_weights
 
 Overwrite = Literal["never", "failed", "stale", "always"]
@@ -39,7 +39,8 @@ class Options:
 
     Attributes:
         overwrite: which runs that have a record are done again: none (``never``), those that failed
-            or lack what is to be kept (``failed``), also those with other metrics' versions (``stale``), or all (``always``).
+            or lack what is to be kept (``failed``), also those with other metrics' versions
+            (``stale``), or all (``always``).
         keep: artefacts beside the records: ``maps``, ``weights``.
     """
 
@@ -357,3 +358,27 @@ def override(suite: Suite, given: Mapping[str, Any], assignments: Sequence[str])
         parsed: Any = split_names(value[1:-1]) if is_list else value
         parameters.setdefault(method, {})[parameter] = parsed
     return suite.model_copy(update={**given, "set": parameters})
+
+
+def expected_time(plan: Plan, results: Path) -> str:
+    """Returns a sentence on the time and memory that earlier records of the same methods let expect."""
+    if not plan.todo:
+        return "Nothing to do."
+    if not results.is_dir():
+        return "No earlier records to predict the time from."
+    earlier: dict[str, list[tuple[float, int]]] = {}
+    for record in read_records(results).records:
+        if record.timings:
+            spent = record.timings
+            seconds = spent.load + spent.fit + spent.predict + spent.evaluate
+            memory = record.peak_memory.get("device", record.peak_memory.get("host", 0))
+            earlier.setdefault(record.spec.method, []).append((seconds, memory))
+    known = [earlier[task.spec.method] for task in plan.todo if task.spec.method in earlier]
+    if not known:
+        return "No earlier records of these methods to predict the time from."
+    total = sum(sum(seconds for seconds, _ in runs) / len(runs) for runs in known)
+    memory = max(peak for runs in known for _, peak in runs)
+    unknown = len(plan.todo) - len(known)
+    rest = f"; {unknown} more runs of methods without records" if unknown else ""
+    minutes = f"about {total / 60:.0f} min for {len(known)} runs, {memory / 1e9:.1f} GB at most"
+    return f"By earlier records: {minutes}{rest}."

@@ -95,7 +95,7 @@ class _Worker:
             on_epoch(task, Epoch(number, of, losses))
 
     def end(self) -> None:
-        self._pool.stop()
+        self._pool.stop()  # type: ignore[no-untyped-call]
         self._pool.join()
         self._events.close()
 

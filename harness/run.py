@@ -1,0 +1,72 @@
+"""The line, top to bottom: plan → prepare → run → record."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from harness.console import Display
+from harness.dataset import load_card, read_category
+from harness.errors import UserError
+from harness.execute import RunTask
+from harness.executors.local import run_all
+from harness.images import load_images, load_masks
+from harness.plan import Plan
+from harness.spec import PROTOCOLS, RunRecord
+from harness.store import prepare, write_record
+
+_SPARE = 200 * 1024**2
+
+
+def run_plan(
+    plan: Plan, results: Path, timeout: float | None, quiet: bool, console: Console
+) -> list[RunRecord]:
+    """Executes what a plan has to do and returns the new records, each already on disk.
+
+    Raises:
+        UserError: the results folder or the images are not fit for the runs; none has been started.
+    """
+    prepare(results)
+    decode(plan, console, quiet)
+    records = []
+    with Display(console, len(plan.todo), quiet) as display:
+        for record in run_all(plan.todo, timeout, display.started, display.epoch):
+            write_record(results, record)
+            records.append(record)
+            display.finished(record)
+    return records
+
+
+def decode(plan: Plan, console: Console, quiet: bool) -> None:
+    """Decodes every image that the runs need into the cache, so that a broken one is found before any run.
+
+    Raises:
+        UserError: an image or mask cannot be read, or the disk is too full for the cache or the results.
+    """
+    needed: dict[tuple[str, str, int, str], RunTask] = {}
+    for task in plan.todo:
+        spec = task.spec
+        needed[(task.card, spec.category, spec.image_size, PROTOCOLS[spec.protocol].resize)] = task
+    for folder in {task.results for task in plan.todo}:
+        free = shutil.disk_usage(folder).free
+        if free < _SPARE:
+            raise UserError(
+                f"Only {free / 1e6:.0f} MB are free where {folder} lies: free space, then run again."
+            )
+    hide = quiet or not console.is_terminal
+    for task in track(
+        list(needed.values()), "decoding images", console=console, disable=hide, transient=True
+    ):
+        decode_one(task)
+
+
+def decode_one(task: RunTask) -> None:
+    """Decodes the images and masks of one run."""
+    size, resize = task.spec.image_size, PROTOCOLS[task.spec.protocol].resize
+    data = read_category(load_card(task.card), task.spec.category, task.data_root, task.cache)
+    for part in (data.train, data.validation, data.test):
+        load_images([sample.image for sample in part], size, resize, task.cache)
+    load_masks([sample.masks for sample in data.test], size, task.cache)
