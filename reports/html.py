@@ -1,0 +1,140 @@
+"""The page: one self-contained HTML file, readable offline, on a phone, and without JavaScript."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from harness.spec import PROTOCOLS, RunRecord
+from reports.latex import ranks
+from reports.leaderboard import MEAN, METRICS, Leaderboard, Ranking, selection_gaps
+
+MAIN = ("image_auroc", "pixel_auroc", "aupro")
+
+
+def page(board: Leaderboard) -> str:
+    """Returns the whole page as HTML."""
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    records = [record for ranking in board.rankings for record in ranking.records.values()]
+    citations = sorted({record.citation for record in records if record.citation})
+    return templates.get_template("index.html.j2").render(
+        when=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        rankings=[_ranking(ranking) for ranking in board.rankings],
+        gaps=[
+            {
+                "dataset": d,
+                "method": m,
+                "selected": f"{s:.1f}",
+                "last": f"{last:.1f}",
+                "gap": f"{s - last:+.1f}",
+            }
+            for d, m, s, last in selection_gaps(board)
+        ],
+        notes=board.notes,
+        failures=[
+            {"label": r.spec.label(), "outcome": r.outcome.replace("_", " "), "failure": r.failure}
+            for r in records
+            if r.failure
+        ],
+        environments=_environments(records),
+        citations=citations,
+    )
+
+
+def _ranking(ranking: Ranking) -> dict[str, Any]:
+    return {
+        "id": f"{ranking.dataset}-{ranking.name}",
+        "dataset": ranking.dataset,
+        "name": ranking.name,
+        "about": PROTOCOLS[ranking.fingerprint.protocol].about,
+        "fingerprint": ranking.fingerprint.model_dump(),
+        "badges": ranking.badges(),
+        "seeds": ranking.seeds,
+        "main": [_main(ranking, split) for split in ranking.splits],
+        "details": [_detail(ranking, split, metric) for metric in MAIN for split in ranking.splits],
+    }
+
+
+def _main(ranking: Ranking, split: str) -> dict[str, Any]:
+    """Methods × metrics, means over categories; incomplete rows stand below, without a rank."""
+    columns = {m: [ranking.cell(method, MEAN, split, m) for method in ranking.methods] for m in MAIN}
+    places = {m: ranks(cells) for m, cells in columns.items()}
+    rows: list[dict[str, Any]] = []
+    for index, method in enumerate(ranking.methods):
+        cells = [
+            {
+                "text": columns[m][index].text(),
+                "rank": places[m][index],
+                "missing": columns[m][index].mean is None,
+            }
+            for m in MAIN
+        ]
+        first = columns["image_auroc"][index].mean
+        own = [record for (name, _, _), record in ranking.records.items() if name == method]
+        rows.append(
+            {"method": method, "cells": cells, "cost": _cost(own), "sort": -1.0 if first is None else first}
+        )
+    rows.sort(key=lambda row: -row["sort"])
+    categories = ranking.split_categories(split)
+    return {"split": split, "metrics": [METRICS[m] for m in MAIN], "rows": rows, "categories": categories}
+
+
+def _cost(records: list[RunRecord]) -> list[str]:
+    """Median images/s, median training time and largest peak memory of a method's runs."""
+    timed = [record.timings for record in records if record.timings]
+    if not timed:
+        return ["–", "–", "–"]
+    peaks = {
+        kind: [r.peak_memory[kind] for r in records if kind in r.peak_memory] for kind in ("device", "host")
+    }
+    memory = " / ".join(f"{max(values) / 1e9:.2f} GB {kind}" for kind, values in peaks.items() if values)
+    speed = statistics.median(t.images_per_second for t in timed)
+    return [f"{speed:.1f}", f"{statistics.median(t.fit for t in timed):.0f} s", memory or "–"]
+
+
+def _detail(ranking: Ranking, split: str, metric: str) -> dict[str, Any]:
+    rows = []
+    for category in (*ranking.split_categories(split), MEAN):
+        cells = [ranking.cell(method, category, split, metric) for method in ranking.methods]
+        rows.append(
+            {
+                "category": category,
+                "cells": [
+                    {
+                        "text": c.text(),
+                        "rank": rank,
+                        "missing": c.mean is None,
+                        "note": c.reason if c.mean is not None else "",
+                    }
+                    for c, rank in zip(cells, ranks(cells), strict=True)
+                ],
+            }
+        )
+    return {"title": METRICS[metric], "split": split, "methods": ranking.methods, "rows": rows}
+
+
+def _environments(records: list[RunRecord]) -> list[dict[str, Any]]:
+    """Each distinct machine and software state, and how many runs it made."""
+    counts: dict[str, int] = {}
+    for record in records:
+        text = json.dumps(record.environment, sort_keys=True)
+        counts[text] = counts.get(text, 0) + 1
+    weights = sorted({f"{name}: {sha}" for r in records for name, sha in r.identity.weights.items()})
+    found = []
+    for text, count in counts.items():
+        environment = json.loads(text)
+        packages = environment.pop("packages", {})
+        flat = {**environment, **packages}
+        found.append({"runs": count, "fields": flat, "weights": weights})
+    return found

@@ -1,0 +1,71 @@
+"""Writes a report: ``leaderboard.csv``, ``index.html`` and ``tables/*.tex``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+
+from harness.errors import UserError
+from harness.files import write_atomically
+from harness.store import read_records
+from reports.html import page
+from reports.latex import tables
+from reports.leaderboard import MEAN, METRICS, Leaderboard, Ranking, build
+
+_MARK = "% Written by `bench report`; it is replaced by the next report.\n"
+
+
+def write(results: Path, output: Path) -> list[Table | str]:
+    """Writes the report of a results folder; returns what to print about it.
+
+    Raises:
+        UserError: there is no record, or the output folder cannot be written.
+    """
+    loaded = read_records(results)
+    if not loaded.records:
+        damaged = f" ({len(loaded.damaged)} damaged files)" if loaded.damaged else ""
+        raise UserError(
+            f"There are no records in {results}{damaged}: run `bench run` first, or give --results."
+        )
+    board = build(loaded.records, loaded.damaged)
+    try:
+        write_atomically(
+            output / "leaderboard.csv", board.table().to_csv(index=False, lineterminator="\n").encode()
+        )
+        write_atomically(output / "index.html", page(board).encode())
+        _write_tables(output / "tables", tables(board))
+    except OSError as error:
+        raise UserError(f"The report cannot be written to {output} ({error.strerror or error}).") from error
+    return [
+        *(_terminal(ranking) for ranking in board.rankings),
+        *board.notes,
+        f"Report: {output / 'index.html'}",
+    ]
+
+
+def _write_tables(folder: Path, files: dict[str, str]) -> None:
+    for old in folder.glob("*.tex"):
+        if old.name not in files and old.read_text(encoding="utf-8").startswith(_MARK):
+            old.unlink()
+    for name, content in files.items():
+        write_atomically(folder / name, (_MARK + content).encode())
+
+
+def _terminal(ranking: Ranking) -> Table:
+    """A ranking for the terminal: methods × metrics, means over categories."""
+    badges = "".join(f" · {badge.upper()}" for badge in ranking.badges())
+    table = Table(title=f"{ranking.dataset} · {ranking.name}{badges}", title_justify="left")
+    table.add_column("method")
+    metrics = ("image_auroc", "pixel_auroc", "aupro")
+    columns = [
+        (split, metric) for split in ranking.splits for metric in metrics[: 3 if split == "all" else 1]
+    ]
+    for split, metric in columns:
+        table.add_column(METRICS[metric] + ("" if split == "all" else f"\n{split}"), justify="right")
+    for method in ranking.methods:
+        table.add_row(method, *(ranking.cell(method, MEAN, split, m).text() for split, m in columns))
+    return table
+
+
+__all__ = ["Leaderboard", "write"]
