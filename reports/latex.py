@@ -59,7 +59,8 @@ def _table(ranking: Ranking, metric: str, split: str) -> str:
     kind = "" if split == "all" else f", {split} anomalies"
     caption = (
         f"{escape(METRICS[metric])} (\\%) on {escape(ranking.dataset)}{escape(kind)}; "
-        f"protocol {protocol.name}, {fingerprint.image_size} pixels, {seeds} (fingerprint \\texttt{{{escape(ranking.name)}}}).{badges}"
+        f"protocol {protocol.name}, {fingerprint.image_size} pixels, {seeds} "
+        f"(fingerprint \\texttt{{{escape(ranking.name)}}}).{badges}"
     )
     header = " & ".join(["Category", *(escape(method) for method in ranking.methods)])
     rows, missing = [], []

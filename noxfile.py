@@ -1,0 +1,68 @@
+"""Developer commands, the one place for them: `nox -l` lists them.
+
+They run in the environment that nox itself is installed in: `pip install -e ".[demo,dev]"` makes it.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests"]
+PYTHON = sys.executable
+
+
+@nox.session(python=False)
+def tests(session: nox.Session) -> None:
+    """The fast tests, with what is passed after -- handed on to pytest."""
+    session.run(PYTHON, "-m", "pytest", *session.posargs)
+
+
+@nox.session(python=False)
+def slow(session: nox.Session) -> None:
+    """The slow tests."""
+    session.run(PYTHON, "-m", "pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session(python=False)
+def lint(session: nox.Session) -> None:
+    """Formatting and lint."""
+    session.run(PYTHON, "-m", "ruff", "format", "--check", ".")
+    session.run(PYTHON, "-m", "ruff", "check", ".")
+
+
+@nox.session(python=False)
+def types(session: nox.Session) -> None:
+    """mypy --strict."""
+    session.run(PYTHON, "-m", "mypy", "--strict")
+
+
+@nox.session(python=False)
+def build(session: nox.Session) -> None:
+    """The wheel, in dist/."""
+    session.run(PYTHON, "-m", "build", "--wheel")
+
+
+@nox.session(python=False)
+def demo(session: nox.Session) -> None:
+    """The demo from this checkout."""
+    session.run(PYTHON, "-m", "harness.cli", "run", *session.posargs)
+
+
+@nox.session(python=False)
+def wheel(session: nox.Session) -> None:
+    """Builds the wheel, installs it into an empty environment elsewhere, and runs the demo there."""
+    with tempfile.TemporaryDirectory() as folder:
+        session.run(PYTHON, "-m", "build", "--wheel", "--outdir", folder)
+        built = next(Path(folder).glob("*.whl"))
+        venv = Path(folder) / "venv"
+        session.run(PYTHON, "-m", "venv", str(venv))
+        session.run(str(venv / "bin" / "pip"), "install", "-q", f"{built}[demo]")
+        with session.chdir(folder):
+            session.run(str(venv / "bin" / "bench"), "run")
+            for made in ("leaderboard.csv", "index.html", "tables/all.tex"):
+                if not (Path(folder) / "report" / made).is_file():
+                    session.error(f"report/{made} was not written")

@@ -1,0 +1,278 @@
+"""ULSAD and DFR against their papers: equations, layers, sizes, training and state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.method import Epoch, Images, Method, Setup, TrainingData
+from methods import dfr, ulsad
+from methods.dfr import DFR, DFRConfig, resize_and_average
+from methods.ulsad import ULSAD, GlobalAutoencoder, ULSADConfig, attend, distance
+
+
+class TinyBackbone:
+    """Fixed random convolutions with the wanted strides."""
+
+    mean = (0.5, 0.5, 0.5)
+    std = (0.5, 0.5, 0.5)
+
+    def __init__(self, strides: Sequence[int]) -> None:
+        self.reductions = tuple(strides)
+        self.channels = tuple(6 + 2 * i for i in range(len(strides)))
+        generator = torch.Generator().manual_seed(0)
+        self.kernels = [
+            torch.randn(c, 3, s, s, generator=generator) / s
+            for c, s in zip(self.channels, strides, strict=True)
+        ]
+
+    def __call__(self, x: Tensor) -> list[Tensor]:
+        return [F.conv2d(x, k, stride=s).relu() for k, s in zip(self.kernels, self.reductions, strict=True)]
+
+
+def setup(size: int = 64) -> Setup:
+    def none(_: str) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
+        raise AssertionError("no whole network is needed here")
+
+    return Setup(
+        device=torch.device("cpu"),
+        image_size=size,
+        seed=0,
+        load_network=none,
+        load_features=lambda _, strides: TinyBackbone(strides),
+        scratch=Path(),
+    )
+
+
+def images(count: int = 8, size: int = 64, seed: int = 0) -> Images:
+    small = np.random.default_rng(seed).integers(0, 255, (count, size // 8, size // 8, 3), dtype=np.uint8)
+    return Images(small.repeat(8, axis=1).repeat(8, axis=2))
+
+
+def build(name: str, **params: object) -> Method:
+    torch.manual_seed(0)
+    if name == "dfr":
+        return DFR(DFRConfig.model_validate({"backbone": "tiny", "epochs": 3, **params}), setup())
+    return ULSAD(ULSADConfig.model_validate({"backbone": "tiny", "epochs": 2, "blur": 1, **params}), setup())
+
+
+def fit(method: Method, data: Images | None = None) -> list[Epoch]:
+    epochs: list[Epoch] = []
+    train = data or images()
+    torch.manual_seed(0)
+    method.fit(TrainingData(train, images(4, seed=1), 0), epochs.append)
+    return epochs
+
+
+# ULSAD's equations, re-derived with loops in float64
+
+
+def loop_distance(a: np.ndarray, b: np.ndarray, weight: float) -> np.ndarray:
+    """eq. 1, 5, 6, 7, 8: mean squared difference plus λ (1 − cos), position by position."""
+    batch, channels, positions = a.shape
+    out = np.zeros((batch, positions))
+    for i in range(batch):
+        for k in range(positions):
+            x, y = a[i, :, k], b[i, :, k]
+            l_v = sum((x[c] - y[c]) ** 2 for c in range(channels)) / channels
+            l_d = 1 - float(x @ y) / math.sqrt(float(x @ x) * float(y @ y))
+            out[i, k] = l_v + weight * l_d
+    return out
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+def test_distance_is_squared_error_plus_weighted_cosine(weight: float) -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 5, 7)), rng.normal(size=(2, 5, 7))
+    found = distance(torch.from_numpy(a), torch.from_numpy(b), weight)
+    np.testing.assert_allclose(found.numpy(), loop_distance(a, b, weight), rtol=1e-12)
+
+
+def loop_attend(queries: np.ndarray, Z: np.ndarray) -> np.ndarray:
+    """eq. 3 and 4: for each query the softmax over all keys of ⟨key, query⟩ / √c*."""
+    batch, channels, positions = Z.shape
+    out = np.zeros_like(queries)
+    for i in range(batch):
+        for q in range(positions):
+            scores = np.array([Z[i, :, k] @ queries[i, :, q] / math.sqrt(channels) for k in range(positions)])
+            weights = np.exp(scores - scores.max())
+            weights /= weights.sum()
+            out[i, :, q] = sum(weights[k] * Z[i, :, k] for k in range(positions))
+    return out
+
+
+def test_attention_runs_over_the_keys() -> None:
+    rng = np.random.default_rng(1)
+    Z, queries = rng.normal(size=(2, 4, 9)), rng.normal(size=(2, 4, 9))
+    found = attend(torch.from_numpy(queries), torch.from_numpy(Z))
+    np.testing.assert_allclose(found.numpy(), loop_attend(queries, Z), rtol=1e-10)
+
+
+def test_loss_terms_are_the_papers() -> None:
+    method = build("ulsad", lambda_l=0.3, lambda_g=0.7)
+    assert isinstance(method, ULSAD)
+    batch = images().batch(range(3))
+    X, U = method.normalise(batch), method.features(batch)
+    method.modules().eval()
+    terms = method.losses(X, U)
+    assert method.autoencoder is not None
+    local, through = (y.flatten(2).double().detach().numpy() for y in method.frn(U))
+    U_hat = method.autoencoder(X).flatten(2).double().detach().numpy()
+    Z = U.flatten(2).double().numpy()
+    expected = {
+        "L_pl": loop_distance(local, Z, 0.3).mean(),
+        "L_pg": loop_distance(loop_attend(U_hat, Z), loop_attend(Z, Z), 0.7).mean(),
+        "L_lg": loop_distance(through, U_hat, 0.7).mean(),
+    }
+    assert {k: v.item() for k, v in terms.items()} == pytest.approx(expected, rel=1e-4)
+
+
+def test_eq_6_sends_gradients_into_both_networks() -> None:
+    method = build("ulsad")
+    assert isinstance(method, ULSAD)
+    assert method.autoencoder is not None
+    batch = images().batch(range(2))
+    method.losses(method.normalise(batch), method.features(batch))["L_lg"].backward()
+    for network in (method.frn, method.autoencoder):
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+def test_losses_and_branches_can_be_switched_off() -> None:
+    batch = images().batch(range(2))
+
+    def terms(**params: object) -> set[str]:
+        method = build("ulsad", **params)
+        assert isinstance(method, ULSAD)
+        return set(method.losses(method.normalise(batch), method.features(batch)))
+
+    assert terms() == {"L_pl", "L_pg", "L_lg"}
+    assert terms(loss_pl=False) == {"L_pg", "L_lg"}
+    assert terms(loss_pg="off") == {"L_pl", "L_lg"}
+    assert terms(loss_lg=False) == {"L_pl", "L_pg"}
+    assert terms(local_only=True) == {"L_pl"}
+    with pytest.raises(ValueError, match="nothing would be trained"):
+        ULSADConfig(loss_pl=False, loss_lg=False, loss_pg="off")
+    with pytest.raises(ValueError, match="must be below beta"):
+        ULSADConfig(alpha=0.99, beta=0.9)
+
+
+def test_sizes_are_the_papers() -> None:
+    with torch.device("meta"):
+        frn, autoencoder = ulsad.FeatureReconstructionNetwork(384), GlobalAutoencoder(384, 256)
+        local, through = frn(torch.zeros(1, 384, 32, 32))
+        out = autoencoder.eval()(torch.zeros(1, 3, 256, 256))
+    assert local.shape == through.shape == out.shape == (1, 384, 32, 32)
+    assert sum(p.numel() for p in frn.parameters()) / 1e6 == pytest.approx(65.5, abs=0.05)
+    assert sum(p.numel() for p in autoencoder.parameters()) / 1e6 == pytest.approx(1.0, abs=0.05)
+    assert autoencoder.encoder(torch.zeros(1, 3, 256, 256, device="meta")).shape[2:] == (1, 1)
+
+
+def test_channels_are_pooled_to_means_of_neighbours() -> None:
+    method = build("ulsad", channels=7)
+    assert isinstance(method, ULSAD)
+    batch = images().batch([0])
+    fine, coarse = method.backbone(method.normalise(batch))
+    joined = torch.cat([fine, ulsad.upsample(coarse, 8)], dim=1)
+    expected = joined.reshape(1, 7, 2, 8, 8).mean(dim=2)
+    torch.testing.assert_close(method.features(batch), expected)
+
+
+def test_scoring_is_quantiles_then_blur_then_mean() -> None:
+    method = build("ulsad", alpha=0.5, beta=0.9)
+    assert isinstance(method, ULSAD)
+    fit(method)
+    validation = images(4, seed=1)
+    maps = method.raw_maps(validation.batch(range(4)))
+    batch = images(3, seed=2).batch(range(3))
+    combined = torch.zeros(3, 64, 64)
+    for normal, raw in zip(maps, method.raw_maps(batch), strict=True):
+        low, high = np.quantile(normal.numpy(), [0.5, 0.9])
+        combined += ulsad.blur((0.1 * (raw - low) / (high - low)).float(), ulsad.gaussian_kernel(1)) / 2
+    found = method.predict(batch)
+    torch.testing.assert_close(found.map, combined, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.score, found.map.amax(dim=(1, 2)))
+    torch.testing.assert_close((found.parts["local"] + found.parts["global"]) / 2, found.map)
+
+
+def test_quantiles_are_known_at_the_last_epoch_and_not_before() -> None:
+    method = build("ulsad", epochs=3)
+    assert isinstance(method, ULSAD)
+    known: list[bool] = []
+    data = TrainingData(images(), images(4, seed=1), 0)
+    method.fit(data, lambda _: known.append(method.q is not None))
+    assert known == [False, False, True]
+
+
+def test_ulsad_overfits_eight_images() -> None:
+    losses = [sum(e.losses.values()) for e in fit(build("ulsad", epochs=60, lr=2e-3))]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+# DFR
+
+
+@pytest.mark.parametrize("source", [4, 7, 16, 32, 64])
+def test_matrices_equal_resizing_and_averaging(source: int) -> None:
+    y = torch.randn(2, 3, source, source, dtype=torch.float64)
+    big = F.interpolate(y, size=(64, 64), mode="bilinear", align_corners=True)
+    expected = F.avg_pool2d(big, 4, 4)
+    R = resize_and_average(source, 64).double()
+    torch.testing.assert_close(R @ y @ R.T, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_code_width_is_the_share_of_variance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.tensor([10.0, 3.0, 1.0, 0.1])
+    y = torch.randn(5000, 4, generator=generator) * scale + 7
+    assert [dfr.code_width(y, v) for v in (0.5, 0.95, 0.999)] == [1, 2, 3]
+
+
+# Both
+
+
+@pytest.mark.parametrize("name", ["ulsad", "dfr"])
+@pytest.mark.filterwarnings("ignore")
+def test_methods_keep_the_contract(name: str) -> None:
+    first, second = build(name), build(name)
+    epochs = fit(first)
+    fit(second)
+    assert [e.number for e in epochs] == list(range(1, epochs[-1].of + 1))
+    batch = images(5, seed=3).batch(range(5))
+    found = first.predict(batch)
+    assert found.score.shape == (5,)
+    assert found.map.shape == (5, 64, 64)
+    assert torch.equal(second.predict(batch).map, found.map), "same seed, same bits"
+    alone = torch.cat([first.predict(batch[i : i + 1]).score for i in range(5)])
+    torch.testing.assert_close(alone, found.score, rtol=1e-4, atol=1e-5)
+    third = build(name)
+    third.load_state_dict(first.state_dict())
+    assert torch.equal(third.predict(batch).map, found.map)
+
+
+@pytest.mark.parametrize("name", ["ulsad", "dfr"])
+def test_features_computed_anew_train_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = fit(build(name))
+    module = ulsad if name == "ulsad" else dfr
+
+    class Never(module.FrozenFeatures):  # type: ignore[name-defined, misc]
+        def __init__(self, images: Images, extract: object, batch_size: int = 16) -> None:
+            super().__init__(images, extract, batch_size, limit=0)
+            assert not self.kept
+
+    monkeypatch.setattr(module, "FrozenFeatures", Never)
+    anew = fit(build(name))
+    assert list(anew[-1].losses.values()) == pytest.approx(list(kept[-1].losses.values()), rel=1e-3)
+
+
+def test_setup_is_frozen() -> None:
+    with pytest.raises(AttributeError):
+        setup().seed = 1  # type: ignore[misc]
+    assert replace(setup(), seed=1).seed == 1
