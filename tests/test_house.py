@@ -58,7 +58,9 @@ def test_nothing_installed_is_importable_as_datasets(tmp_path: Path) -> None:
     assert str(ROOT) not in found.stdout
 
 
-@pytest.mark.parametrize("code", ["import harness", "from harness.cli import main; main(['--help'], standalone_mode=False)"])
+@pytest.mark.parametrize(
+    "code", ["import harness", "from harness.cli import main; main(['--help'], standalone_mode=False)"]
+)
 def test_the_door_is_light(code: str) -> None:
     check = f"import sys; exec({code!r}); assert not {{'torch', 'pandas', 'cv2'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, capture_output=True)

@@ -1,0 +1,328 @@
+"""The whole line on small images: runs, records, failures, kill -9, bad input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from harness.cli import main
+from harness.spec import RunRecord
+
+MINE = '''
+"""Distance to the mean training image."""
+import os
+import time
+
+import torch
+from pydantic import Field
+
+from harness import Citation, Epoch, Hyperparameters, Method, Prediction
+
+
+class Mine(Method):
+    version = 1
+    citation = Citation(title="Mine", authors="Person, A.", year=2026, licence="MIT")
+
+    class Config(Hyperparameters):
+        epochs: int = Field(3, ge=1)
+        wait: float = Field(0.0, ge=0)
+        fault: str = ""
+
+    def fit(self, data, on_epoch):
+        self.mean = torch.zeros(3, self.setup.image_size, self.setup.image_size)
+        for number in range(1, self.config.epochs + 1):
+            time.sleep(self.config.wait)
+            if self.config.fault == "raise":
+                raise RuntimeError("planted")
+            if self.config.fault == "die":
+                os.kill(os.getpid(), 9)
+            if self.config.fault == "memory":
+                raise MemoryError("planted")
+            self.mean += torch.cat(list(data.train.batches(8))).float().mean(dim=0) + torch.rand(1)
+            on_epoch(Epoch(number, self.config.epochs, {"l": 1 / number}))
+
+    def predict(self, images):
+        maps = (images - self.mean / self.config.epochs).abs().mean(dim=1)
+        if self.config.fault == "nan":
+            maps[0, 0, 0] = float("nan")
+        if self.config.fault == "shape":
+            maps = maps[:, :-1]
+        return Prediction(maps.amax(dim=(1, 2)), maps)
+
+    def state_dict(self):
+        return {"mean": self.mean}
+
+    def load_state_dict(self, state):
+        self.mean = state["mean"]
+'''
+
+CARD = """
+schema = 1
+title = "Own"
+licence = "CC0"
+homepage = "https://example.org"
+folders = ["own"]
+[layout]
+train = ["{category}/train/good/*"]
+test = ["{category}/test/*/*"]
+masks = ["{category}/ground_truth/{defect}/{stem}.png"]
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with a dataset of one's own, its card, and a method of one's own."""
+    rng = np.random.default_rng(0)
+    for category in ("a", "b"):
+        for part, count in (("train/good", 10), ("test/good", 4), ("test/bad", 4)):
+            folder = tmp_path / "data" / "own" / category / part
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(90, 110, (40, 40, 3), dtype=np.uint8)
+                if part == "test/bad":
+                    pixels[10:20, 10:20] = 255
+                    mask = np.zeros((40, 40), np.uint8)
+                    mask[10:20, 10:20] = 255
+                    path = tmp_path / "data" / "own" / category / "ground_truth" / "bad" / f"{i}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(mask).save(path)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    (tmp_path / "own.toml").write_text(CARD)
+    (tmp_path / "mine.py").write_text(MINE)
+    return tmp_path
+
+
+Bench = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "harness.cli", *words]
+
+
+def environment(place: Path) -> dict[str, str]:
+    return os.environ | {"BENCH_CACHE": str(place / "cache"), "BENCH_DATA": str(place / "data")}
+
+
+@pytest.fixture
+def bench(place: Path) -> Bench:
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command(*words), cwd=place, env=environment(place), capture_output=True, text=True, timeout=240
+        )
+
+    return call
+
+
+RUN = ("run", "--methods", "mine.py:Mine", "--datasets", "own.toml", "--image-size", "32", "--device", "cpu")
+
+
+def records(place: Path) -> dict[str, RunRecord]:
+    paths = sorted((place / "results").glob("*/*/*/*.json"))
+    return {str(path.relative_to(place)): RunRecord.model_validate_json(path.read_text()) for path in paths}
+
+
+def scores(place: Path) -> dict[str, Any]:
+    return {path: (r.outcome, r.metrics, r.metrics_last, r.epochs) for path, r in records(place).items()}
+
+
+def test_a_private_method_gets_into_the_leaderboard_and_runs_are_reused(place: Path, bench: Bench) -> None:
+    done = bench(*RUN, "--seeds", "0,1")
+    assert done.returncode == 0, done.stderr
+    first = scores(place)
+    assert len(first) == 4
+    rows = list(csv.DictReader((place / "report" / "leaderboard.csv").open()))
+    mean = [r for r in rows if r["category"] == "mean" and r["metric"] == "image_auroc"]
+    assert [(r["method"], r["mean"], r["complete"]) for r in mean] == [("mine.py:Mine", "100.0", "4 of 4")]
+    assert "mine.py:Mine" in (place / "report" / "index.html").read_text()
+
+    before = {p: p.stat().st_mtime_ns for p in (place / "results").rglob("*.json")}
+    again = bench(*RUN, "--seeds", "0,1", "--overwrite", "never")
+    assert "0 to do" in again.stdout
+    assert {p: p.stat().st_mtime_ns for p in (place / "results").rglob("*.json")} == before
+
+    assert bench(*RUN, "--seeds", "0,1", "--overwrite", "always").returncode == 0
+    assert scores(place) == first, "the same run twice, to the bit"
+
+
+def test_paper_keeps_both_epochs_and_strict_touches_the_test_set_once(place: Path, bench: Bench) -> None:
+    assert bench(*RUN, "--protocol", "strict,paper", "--categories", "a").returncode == 0
+    by_protocol = {record.spec.protocol: record for record in records(place).values()}
+    strict, paper = by_protocol["strict"], by_protocol["paper"]
+    assert strict.metrics_last is None
+    assert all(epoch.test_image_auroc is None for epoch in strict.epochs)
+    assert (strict.counts["train"], strict.counts["validation"]) == (9, 1)
+    assert (paper.counts["train"], paper.counts["validation"]) == (10, 4)
+    assert paper.metrics_last is not None
+    assert paper.selected_epoch == 1, "the first of equals"
+    assert strict.fingerprint.short() != paper.fingerprint.short()
+    page = (place / "report" / "index.html").read_text()
+    assert "selects on test data" in page
+    assert page.count('<section id="own-') == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome", "message"),
+    [
+        ("raise", "failed", "planted"),
+        ("die", "failed", "SIGKILL"),
+        ("memory", "out_of_memory", "planted"),
+        ("nan", "failed", "image 0"),
+        ("shape", "failed", "returned a map of shape"),
+    ],
+)
+def test_a_run_that_fails_ends_alone_and_is_recorded(
+    place: Path, bench: Bench, fault: str, outcome: str, message: str
+) -> None:
+    names = f"mine.py:Mine[fault={fault}],mine.py:Mine"
+    done = bench(*RUN[:2], names, *RUN[3:], "--categories", "a")
+    assert done.returncode == 1
+    assert "1 of 2 runs failed" in done.stderr
+    found = {record.spec.method: record for record in records(place).values()}
+    failed = found[f"mine.py:Mine[fault={fault}]"]
+    assert failed.outcome == outcome
+    assert failed.failure is not None
+    assert message in failed.failure.message
+    assert found["mine.py:Mine"].outcome == "ok"
+
+
+def test_a_run_that_takes_too_long_is_ended(place: Path, bench: Bench) -> None:
+    names = "mine.py:Mine[wait=60]"
+    done = bench(*RUN[:2], names, *RUN[3:], "--categories", "a", "--timeout", "8")
+    assert done.returncode == 1
+    assert [record.outcome for record in records(place).values()] == ["timeout"]
+
+
+def test_killed_anywhere_and_started_again_gives_the_same_records(place: Path, bench: Bench) -> None:
+    words = [*RUN[:2], "mine.py:Mine[wait=0.15]", *RUN[3:], "--seeds", "0-2", "--no-report"]
+    assert bench(*words, "--results", "whole").returncode == 0
+    whole = {p.relative_to(place / "whole"): p for p in (place / "whole").rglob("*.json")}
+    for wait in (1.5, 5.5, 6.5):
+        driver = subprocess.Popen(
+            command(*words), cwd=place, env=environment(place), stdout=subprocess.DEVNULL
+        )
+        time.sleep(wait)
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    assert bench(*words).returncode == 0
+    results = place / "results"
+    parts = {p.relative_to(results): p for p in results.rglob("*.json")}
+    assert parts.keys() == whole.keys()
+    for name, path in parts.items():
+        left, right = (json.loads(p.read_text()) for p in (path, whole[name]))
+        for varying in ("timings", "peak_memory", "finished", "environment"):
+            del left[varying], right[varying]
+        assert left == right
+    assert not list(results.rglob("*.tmp"))
+
+
+def test_ctrl_c_prints_the_command_that_goes_on(place: Path) -> None:
+    words = [*RUN[:2], "mine.py:Mine[wait=30]", *RUN[3:]]
+    driver = subprocess.Popen(
+        command(*words), cwd=place, env=environment(place), stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(9)
+    driver.send_signal(signal.SIGINT)
+    _, said = driver.communicate(timeout=30)
+    assert driver.returncode == 130
+    assert "go on with" in said
+    assert "'mine.py:Mine[wait=30]'" in said
+    assert "Traceback" not in said
+
+
+BAD = {
+    "method": (["--methods", "ulsat"], "Did you mean 'ulsad'"),
+    "file": (["--methods", "nope.py:Mine"], "There is no file"),
+    "class": (["--methods", "mine.py:Mien"], "Did you mean 'Mine'"),
+    "dataset": (["--datasets", "mvtek"], "Did you mean 'mvtec'"),
+    "category": (["--categories", "c"], "no dataset of this run has a category 'c'"),
+    "protocol": (["--protocol", "strickt"], "Did you mean 'strict'"),
+    "suite": (["--suite", "dmeo"], "Did you mean 'demo'"),
+    "suite file": (["--suite", "nope.toml"], "There is no suite file"),
+    "hyper-parameter": (["--methods", "mine.py:Mine[epoch=2]"], "Did you mean 'epochs'"),
+    "value": (["--methods", "mine.py:Mine[epochs=two]"], "hyper-parameter 'epochs' = 'two'"),
+    "range": (["--set", "mine.py:Mine.epochs=0"], "greater than or equal to 1"),
+    "assignment": (["--set", "epochs"], "METHOD.PARAM=VALUE"),
+    "stray set": (["--set", "dfr.epochs=2"], "which is not run"),
+    "data folder": (["--data-root", "nowhere"], "was not found below nowhere"),
+    "device": (["--device", "gpu"], "There is no device 'gpu'"),
+    "missing device": (["--device", "cuda:7"], "is not on this machine"),
+    "keep": (["--keep", "everything"], "maps and weights"),
+    "results": (["--results", "/proc/nowhere"], "cannot be written"),
+}
+
+
+@pytest.fixture
+def inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """`bench` in this process, for what ends before any worker starts."""
+    monkeypatch.chdir(place)
+    for name in ("BENCH_CACHE", "BENCH_DATA"):
+        monkeypatch.setenv(name, environment(place)[name])
+    return lambda *words: CliRunner().invoke(main, words)
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence(place: Path, inside: Callable[..., Result], case: str) -> None:
+    words, sentence = BAD[case]
+    done = inside(*RUN, *words)
+    assert done.exit_code == 2, done.output
+    assert sentence.lower() in done.stderr.lower()
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (place / "results").exists() or not records(place)
+
+
+def test_broken_data_stops_before_the_first_run(place: Path, inside: Callable[..., Result]) -> None:
+    own = place / "data" / "own"
+    image = own / "b" / "train" / "good" / "3.png"
+    whole = image.read_bytes()
+    for content in (b"", whole[:40]):
+        image.write_bytes(content)
+        done = inside(*RUN)
+        assert done.exit_code == 2
+        assert str(image) in done.stderr
+        assert not records(place)
+    image.write_bytes(whole)
+    mask = own / "b" / "ground_truth" / "bad" / "1.png"
+    mask.unlink()
+    done = inside(*RUN)
+    assert done.exit_code == 2
+    assert "has no mask" in done.stderr
+    for path in (own / "a" / "train" / "good").iterdir():
+        path.unlink()
+    assert "No training image" in inside(*RUN).stderr
+
+
+def test_reports_of_nothing_and_of_damaged_records(place: Path, bench: Bench) -> None:
+    assert bench("report").returncode == 2
+    (place / "results").mkdir()
+    empty = bench("report")
+    assert (empty.returncode, "no records" in empty.stderr) == (2, True)
+    assert bench(*RUN, "--categories", "a", "--no-report").returncode == 0
+    broken = place / "results" / "own" / "a" / "x" / "0123.json"
+    broken.parent.mkdir(parents=True)
+    broken.write_text('{"key": 1')
+    done = bench("report")
+    assert done.returncode == 0
+    assert "Damaged record skipped" in done.stdout
+    assert "0123.json" in (place / "report" / "index.html").read_text()
+
+
+def test_plan_says_what_run_would_do(place: Path, bench: Bench) -> None:
+    assert "2 runs, 0 done, 2 to do" in bench("plan", *RUN[1:]).stdout
+    assert bench(*RUN, "--categories", "a", "--no-report").returncode == 0
+    said = bench("plan", *RUN[1:]).stdout
+    assert "2 runs, 1 done, 1 to do" in said
+    assert "By earlier records" in said

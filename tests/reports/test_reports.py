@@ -1,0 +1,179 @@
+"""The tidy table against hand-computed numbers; what is never ranked together; escaping; LaTeX that compiles."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.spec import Failure, Identity, RunRecord, RunSpec, Timings, fingerprint
+from harness.store import write_record
+from reports.html import page
+from reports.latex import ranks, tables
+from reports.leaderboard import COLUMNS, Cell, build, selection_gaps
+from reports.write import write
+
+
+def record(category: str, seed: int, value: float | None, method: str = "m", **change: Any) -> RunRecord:
+    spec = RunSpec(
+        dataset="d", category=category, method=method, seed=seed, protocol=change.get("protocol", "strict")
+    )
+    identity = Identity(
+        method_version=1,
+        config=change.get("config", {}),
+        weights=change.get("weights", {"b": "1" * 64}),
+        data=change.get("data", f"data-{category}"),
+        score_rule="max of the map",
+    )
+    scores: dict[str, float | None] = dict.fromkeys(("image_auroc", "pixel_auroc", "aupro"), value)
+    outcome = change.get("outcome", "ok")
+    return RunRecord(
+        key=change.get("key", f"{category}{seed}{method}{change}"),
+        spec=spec,
+        identity=identity,
+        fingerprint=fingerprint(spec, identity, change.get("metrics_version", 1)),
+        outcome=outcome,
+        failure=None if outcome == "ok" else Failure(message="it <broke>", traceback="<script>"),
+        metrics={"all": scores} if outcome == "ok" else {},
+        metrics_last={"all": {"image_auroc": change["last"]}} if "last" in change else None,
+        categories=["x", "y"],
+        timings=Timings(load=0, fit=1, predict=1, evaluate=0, images_per_second=5),
+        finished=change.get("finished", "2026-01-01T00:00:00"),
+        citation="@article{m,\n}",
+    )
+
+
+FULL = [record("x", 0, 0.8), record("x", 1, 0.9), record("y", 0, 0.6), record("y", 1, 0.4)]
+
+
+def only(records: list[RunRecord]) -> Any:
+    (ranking,) = build(records).rankings
+    return ranking
+
+
+def test_means_and_deviations_are_those_computed_by_hand() -> None:
+    table = build(FULL).table()
+    assert tuple(table.columns) == COLUMNS
+    rows = table[table.metric == "image_auroc"].set_index("category")
+    assert rows.loc["x", "mean"] == pytest.approx(85)
+    assert rows.loc["x", "std"] == pytest.approx(7.0710678)
+    # Per seed: (80 + 60) / 2 = 70 and (90 + 40) / 2 = 65.
+    assert rows.loc["mean", "mean"] == pytest.approx(67.5)
+    assert rows.loc["mean", "std"] == pytest.approx(3.5355339)
+    assert list(rows["complete"]) == ["2 of 2", "2 of 2", "4 of 4"]
+
+
+@pytest.mark.parametrize(
+    ("last", "reason"),
+    [
+        (None, "not run"),
+        (record("y", 1, None), "undefined"),
+        (record("y", 1, 0.4, outcome="out_of_memory"), "out of memory"),
+    ],
+)
+def test_a_mean_needs_every_category_and_seed(last: RunRecord | None, reason: str) -> None:
+    ranking = only(FULL[:3] + ([last] if last else []))
+    cell = ranking.cell("m", "mean", "all", "image_auroc")
+    assert (cell.mean, cell.std, cell.reason) == (None, None, "3 of 4")
+    assert ranking.cell("m", "y", "all", "image_auroc").have == 1
+    assert only([FULL[0], *([last] if last else [record("y", 1, None)])]).categories == ("x", "y")
+    alone = only([*FULL[:2], *([last] if last else [])]).cell("m", "y", "all", "image_auroc")
+    assert alone.mean is None
+    assert alone.reason in {reason, "not run"}
+
+
+def test_what_differs_is_never_ranked_together() -> None:
+    assert len(build([*FULL, record("x", 0, 0.7, protocol="paper")]).rankings) == 2
+    assert len(build([*FULL, record("x", 0, 0.7, "n", metrics_version=2)]).rankings) == 2
+    other = build([*FULL, record("x", 0, 0.7, "n", weights={"b": "2" * 64})])
+    assert len(other.rankings) == 2
+    assert any("ranked apart" in note for note in other.notes)
+    assert len(build([*FULL, record("x", 0, 0.7, "n", weights={"c": "2" * 64})]).rankings) == 1
+    assert len(build([*FULL, record("x", 0, 0.7, "n", data="other")]).rankings) == 2
+
+
+def test_the_newest_record_of_a_run_counts() -> None:
+    board = build([*FULL, record("x", 0, 0.1, key="new", finished="2026-02-01T00:00:00")])
+    (ranking,) = board.rankings
+    assert ranking.cell("m", "x", "all", "aupro").mean == pytest.approx(50)
+    assert any("superseded" in note for note in board.notes)
+
+
+def test_settings_of_one_name_are_told_apart() -> None:
+    ranking = only([record("x", 0, 0.5, config={"e": 1}), record("x", 1, 0.5, config={"e": 2})])
+    assert ranking.methods == ("m (e=1)", "m (e=2)")
+
+
+def test_selection_gap_is_selected_minus_last() -> None:
+    board = build(
+        [record("x", 0, 0.9, protocol="paper", last=0.7), record("y", 0, 0.8, protocol="paper", last=0.8)]
+    )
+    assert selection_gaps(board) == [("d", "m", pytest.approx(85), pytest.approx(75))]
+    assert "selects on test data" in page(board)
+
+
+def test_ranks_tie_as_printed_and_skip_the_incomplete() -> None:
+    cells = [Cell(90.04, None, 1, 1), Cell(90.01, None, 1, 1), Cell(80, None, 1, 1), Cell(99, None, 1, 2)]
+    assert ranks(cells) == [1, 1, 2, 0]
+
+
+class Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.loads: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [str(v) for k, v in attrs if k == "src" or (k == "href" and tag != "a")]
+
+
+def test_the_page_escapes_names_and_loads_nothing() -> None:
+    odd = "a_b&<script>%#"
+    parser = Links()
+    text = page(build([record("x", 0, 0.5, odd), record("y", 0, 0.5, odd, outcome="failed")]))
+    parser.feed(text)
+    assert "script" not in parser.tags
+    assert not parser.loads
+    assert "a_b&amp;&lt;script&gt;%#" in text
+    assert "it &lt;broke&gt;" in text
+
+
+def test_latex_escapes_marks_the_best_and_compiles(tmp_path: Path) -> None:
+    worse = [record(r.spec.category, r.spec.seed, 0.3, "a_b&<x>%#^~\\{}") for r in FULL[:3]]
+    files = tables(build([*FULL, *worse]))
+    detection = next(text for name, text in files.items() if name.endswith("detection.tex"))
+    assert r"\textbf{67.5}" in detection
+    assert (
+        r"a\_b\&\textless{}x\textgreater{}\%\#\textasciicircum{}\textasciitilde{}\textbackslash{}\{\}"
+        in detection
+    )
+    assert "3 of 4" in detection
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not installed")
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+
+
+def test_a_report_replaces_its_own_tables_only(tmp_path: Path) -> None:
+    for one in FULL:
+        write_record(tmp_path / "results", one)
+    out = tmp_path / "report"
+    write(tmp_path / "results", out)
+    stale, foreign = out / "tables" / "old.tex", out / "tables" / "mine.tex"
+    stale.write_text((out / "tables" / "all.tex").read_text())
+    foreign.write_text("mine")
+    write(tmp_path / "results", out)
+    assert not stale.exists()
+    assert foreign.exists()
+    assert (out / "leaderboard.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
