@@ -1,7 +1,7 @@
 """Records → one tidy table. Everything that a report shows comes from it; nothing downstream recomputes.
 
-A *ranking* is what may be compared: one dataset under one protocol fingerprint, and within it one identity
-of the data and of each backbone's weights. A mean over categories exists only where every category and every
+A *ranking* is what may be compared: one dataset under one protocol fingerprint, in one state of its
+files, with one set of weights per backbone. A mean over categories exists only where every category and every
 seed of the ranking is there.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.spec import PROTOCOLS, Fingerprint, RunRecord, RunSpec
+from harness.spec import PROTOCOLS, Fingerprint, RunRecord
 
 COLUMNS = (
     "dataset",
@@ -172,16 +172,21 @@ def build(records: Sequence[RunRecord], damaged: Sequence[tuple[Path, str]] = ()
         newest[record.spec.model_dump_json()] = record
     if older := len(records) - len(newest):
         notes.append(f"{older} older records of the same runs are superseded by newer ones.")
+    # A category's files may have changed: only records of their newest state stand side by side.
+    files = {(r.spec.dataset, r.spec.category): r.identity.data for r in newest.values()}
+    current = [r for r in newest.values() if r.identity.data == files[(r.spec.dataset, r.spec.category)]]
+    if outdated := len(newest) - len(current):
+        notes.append(f"{outdated} records are left out: the images of their category have changed since.")
     groups: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
-    for record in newest.values():
+    for record in current:
         groups[(record.spec.dataset, record.fingerprint.short())].append(record)
     rankings = []
     for (dataset, name), members in sorted(groups.items()):
         parts = _apart(members)
         if len(parts) > 1:
             notes.append(
-                f"{dataset}, {name}: files or weights of the same name differ between runs, so they are "
-                f"ranked apart, in {len(parts)} rankings."
+                f"{dataset}, {name}: weights of the same backbone differ between runs, which are ranked apart, "
+                f"in {len(parts)} rankings."
             )
         for suffix, part in parts.items():
             rankings.append(_ranking(dataset, f"{name}-{suffix}" if len(parts) > 1 else name, part))
@@ -219,18 +224,14 @@ def _value(record: RunRecord | None, split: str, metric: str) -> tuple[float | N
 
 
 def _apart(records: list[RunRecord]) -> dict[str, list[RunRecord]]:
-    """Splits records where one backbone has two sets of weights, or one category two states of its files."""
+    """Splits records where one backbone has two sets of weights."""
     weights: dict[str, set[str]] = defaultdict(set)
-    files: dict[str, set[str]] = defaultdict(set)
     for record in records:
-        files[record.spec.category].add(record.identity.data)
         for backbone, sha in record.fingerprint.weights.items():
             weights[backbone].add(sha)
     parts: dict[str, list[RunRecord]] = defaultdict(list)
     for record in records:
         odd = [f"{b}={s}" for b, s in sorted(record.fingerprint.weights.items()) if len(weights[b]) > 1]
-        if len(files[record.spec.category]) > 1:
-            odd.append(record.identity.data)
         parts[hashlib.sha256("|".join(odd).encode()).hexdigest()[:4]].append(record)
     return parts
 
@@ -276,8 +277,3 @@ def _settings(record: RunRecord) -> dict[str, str]:
         | {"version": str(identity.method_version)}
         | ({"source": identity.source[:8]} if identity.source else {})
     )
-
-
-def spec_of(ranking: Ranking) -> RunSpec:
-    """Any run's spec of a ranking, for what they have in common."""
-    return next(iter(ranking.records.values())).spec

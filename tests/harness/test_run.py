@@ -326,3 +326,33 @@ def test_plan_says_what_run_would_do(place: Path, bench: Bench) -> None:
     said = bench("plan", *RUN[1:]).stdout
     assert "2 runs, 1 done, 1 to do" in said
     assert "By earlier records" in said
+
+
+@pytest.mark.slow
+def test_ulsad_and_dfr_run_on_real_images(tmp_path: Path) -> None:
+    """MPDD's metal_plate under both protocols: counts, finite losses, and the same bits when run again."""
+    shared = os.environ.get("BENCH_SHARED")
+    if not shared:
+        pytest.skip("BENCH_SHARED names no folder with real datasets")
+    words = [
+        "run",
+        "--methods",
+        "ulsad,dfr",
+        "--datasets",
+        "mpdd",
+        "--categories",
+        "metal_plate",
+        "--protocol",
+    ]
+    words += ["strict,paper", "--backbone", "tf_efficientnet_lite0", "--image-size", "128", "--device", "cpu"]
+    words += ["--set", "ulsad.epochs=2", "--set", "dfr.epochs=2"]
+    env = os.environ | {"BENCH_CACHE": str(tmp_path / "cache"), "BENCH_DATA": str(Path(shared) / "data")}
+    subprocess.run(command(*words), cwd=tmp_path, env=env, check=True, timeout=900)
+    found = scores(tmp_path)
+    counts = {
+        (r.spec.protocol, r.counts["train"], r.counts["validation"], r.counts["test"])
+        for r in records(tmp_path).values()
+    }
+    assert counts == {("strict", 49, 5, 97), ("paper", 54, 26, 97)}
+    subprocess.run(command(*words, "--overwrite", "always"), cwd=tmp_path, env=env, check=True, timeout=900)
+    assert scores(tmp_path) == found

@@ -1,4 +1,4 @@
-"""The tidy table against hand-computed numbers; what is never ranked together; escaping; LaTeX that compiles."""
+"""The tidy table against hand-computed numbers; what is never ranked together; escaping; LaTeX."""
 
 from __future__ import annotations
 
@@ -93,7 +93,11 @@ def test_what_differs_is_never_ranked_together() -> None:
     assert len(other.rankings) == 2
     assert any("ranked apart" in note for note in other.notes)
     assert len(build([*FULL, record("x", 0, 0.7, "n", weights={"c": "2" * 64})]).rankings) == 1
-    assert len(build([*FULL, record("x", 0, 0.7, "n", data="other")]).rankings) == 2
+    changed = build([*FULL, record("x", 0, 0.7, "n", data="other", finished="2026-02-01T00:00:00")])
+    (ranking,) = changed.rankings
+    assert ranking.cell("m", "x", "all", "aupro").mean is None
+    assert ranking.cell("n", "x", "all", "aupro").mean == pytest.approx(70)
+    assert any("2 records are left out" in note for note in changed.notes)
 
 
 def test_the_newest_record_of_a_run_counts() -> None:
