@@ -185,8 +185,8 @@ def build(records: Sequence[RunRecord], damaged: Sequence[tuple[Path, str]] = ()
         parts = _apart(members)
         if len(parts) > 1:
             notes.append(
-                f"{dataset}, {name}: weights of the same backbone differ between runs, which are ranked apart, "
-                f"in {len(parts)} rankings."
+                f"{dataset}, {name}: weights of one backbone differ between runs, which are ranked "
+                f"apart, in {len(parts)} rankings."
             )
         for suffix, part in parts.items():
             rankings.append(_ranking(dataset, f"{name}-{suffix}" if len(parts) > 1 else name, part))
