@@ -107,6 +107,17 @@ def _sentences(debug: bool) -> Iterator[None]:
         sys.exit(2)
 
 
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turns Ctrl-C into the command that goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = " ".join(shlex.quote(word) for word in ["bench", *sys.argv[1:]])
+        click.echo(f"\nStopped. Finished runs are kept; go on with:\n  {again}", err=True)
+        sys.exit(130)
+
+
 @click.group(context_settings=HELP)
 @click.version_option(__version__, prog_name="bench")
 def main() -> None:
@@ -132,7 +143,7 @@ def run(timeout: float | None, report: bool, report_to: Path, quiet: bool, debug
 
     Finished runs are kept, so that the same command goes on where it was stopped.
     """
-    with _sentences(debug):
+    with _sentences(debug), _stoppable():
         from rich.console import Console
 
         console = Console(highlight=False)
@@ -141,12 +152,7 @@ def run(timeout: float | None, report: bool, report_to: Path, quiet: bool, debug
 
         if not quiet:
             console.print(f"{suite.title}: {_counts(plan)}, on {options.device}.", markup=False)
-        try:
-            records = run_plan(plan, options.results, timeout, quiet, console)
-        except KeyboardInterrupt:
-            again = " ".join(shlex.quote(word) for word in ["bench", *sys.argv[1:]])
-            click.echo(f"\nStopped. Finished runs are kept; go on with:\n  {again}", err=True)
-            sys.exit(130)
+        records = run_plan(plan, options.results, timeout, quiet, console)
         failures = [record for record in records if record.outcome != "ok"]
         if report:
             _report(options.results, report_to, console, quiet)

@@ -204,9 +204,9 @@ def test_leftovers_of_dead_processes_go(photos: list[Path], tmp_path: Path) -> N
     dead.wait()
     folder = tmp_path / "images"
     folder.mkdir()
-    gone = folder / f"key.abc.{dead.pid}@{socket.gethostname()}.tmp"
+    gone = folder / f"key.0123abcd.{dead.pid}@{socket.gethostname()}.tmp"
     ours = folder / files.temporary_name("key")
-    elsewhere = folder / f"key.abc.{dead.pid}@another.tmp"
+    elsewhere = folder / f"key.0123abcd.{dead.pid}@another.tmp"
     for path in (gone, ours, elsewhere):
         path.touch()
     images.load_images(photos, 8, "opencv", tmp_path)
