@@ -6,7 +6,7 @@ let f0 = #{normal > v} / N, f1 = #{normal ≥ v} / N and t = #{anomalous ≥ v}:
 
 - AUROC = 1 − mean((f0 + f1) / 2), the Mann–Whitney statistic with ties counted half (Hanley and McNeil, "The
   meaning and use of the area under a receiver operating characteristic curve", Radiology 1982).
-- Average precision = mean(t / (t + N f1)): precision changes recall only at anomalous values, which is the
+- Average precision = mean(t / (t + N f1)): recall changes only at anomalous values, which is the
   step-wise sum of scikit-learn's ``average_precision_score``.
 - Maximal F1 = max(2 t / (t + N f1 + P)), for between two anomalous values F1 only falls.
 - AUPRO to the limit L (Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021): every region of a

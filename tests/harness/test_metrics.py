@@ -99,7 +99,7 @@ def golden() -> dict[str, tuple[Maps, Masks]]:
         "border": (rng.normal(size=border.shape).astype(np.float32), border),
         "diagonal": (rng.normal(size=diagonal.shape).astype(np.float32) + diagonal, diagonal),
         "one pixel": (rng.normal(size=pixels.shape).astype(np.float32), pixels),
-        "speckled": (maps, (maps + rng.normal(size=maps.shape) > 1.5).astype(np.uint8)),
+        "speckled": (maps[:2, :16, :16], (rng.random((2, 16, 16)) < 0.2).astype(np.uint8)),
         "few normal pixels": (rng.normal(size=pixels.shape).astype(np.float32), almost),
         "tiny": (maps * np.float32(1e-30), masks),
         "huge": (maps * np.float32(1e30), masks),
