@@ -219,7 +219,7 @@ def list_datasets() -> None:
 @list_.command("suites")
 def list_suites() -> None:
     """Suites that come with ulsad-bench."""
-    from harness.plan import load_suite, suite_names
+    from harness.suite import load_suite, suite_names
 
     for name in suite_names():
         click.echo(f"{name:12} {load_suite(name).title}")
@@ -278,7 +278,8 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
 
     from harness.images import cache_dir
     from harness.measure import find_device
-    from harness.plan import Options, load_suite, make_plan, override
+    from harness.plan import Options, make_plan
+    from harness.suite import load_suite, override
 
     logging.getLogger("timm").setLevel(logging.ERROR)
     keep = frozenset(given["keep"] or ())
