@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.errors import UserError
     from harness.method import (
+        Asset,
         Backbone,
         Citation,
         Epoch,
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "UserError": "harness.errors",
+    "Asset": "harness.method",
     "Backbone": "harness.method",
     "Citation": "harness.method",
     "Epoch": "harness.method",
@@ -45,6 +47,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Asset",
     "Backbone",
     "Citation",
     "Epoch",

@@ -6,7 +6,7 @@ import math
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class RunTask:
     Attributes:
         method: name of an entry point, or ``/path/to/file.py:Class``.
         card: name of a built-in card, or the path of a card.
+        assets: folder of each asset that the method needs, by name.
         keep: artefacts to leave beside the record: ``maps``, ``weights``.
         categories: all categories of the dataset.
         split_categories: see :class:`RunRecord`.
@@ -64,6 +65,7 @@ class RunTask:
     results: Path
     device: str
     weights: Mapping[str, Weights]
+    assets: Mapping[str, Path] = field(default_factory=dict)
     keep: frozenset[str] = frozenset()
     categories: tuple[str, ...] = ()
     split_categories: Mapping[str, tuple[str, ...]] | None = None
@@ -232,10 +234,16 @@ class _Run:
             seed=self.spec.seed,
             load_network=lambda backbone: load_network(_declared(weights, backbone), device),
             load_features=features,
+            asset=self._asset,
             scratch=scratch,
         )
         method = load_method(self.task.method)
         return method(configure(method, self.spec.method, self.task.identity.config), setup)
+
+    def _asset(self, name: str) -> Path:
+        if name not in self.task.assets:
+            raise RuntimeError(f"asset '{name}' was not declared in Method.needs")
+        return self.task.assets[name]
 
     def _on_epoch(self, epoch: Epoch) -> None:
         self.clock["fit"].stop()

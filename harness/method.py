@@ -74,18 +74,48 @@ class Citation:
 
 
 @dataclass(frozen=True)
+class Asset:
+    """A file or folder from elsewhere that a method needs beside pretrained backbones.
+
+    ``bench prepare`` fetches it into the cache; a run never downloads.
+
+    Attributes:
+        name: what :attr:`Setup.asset` is asked for, and its folder's name: lower-case letters, digits, ``-``.
+        about: what it is, for people.
+        licence: SPDX identifier, or the licence's name.
+        url: address of the file; empty for what the harness makes itself.
+        sha256: SHA-256 of the downloaded file, empty where no checksum is published.
+    """
+
+    name: str
+    about: str
+    licence: str
+    url: str = ""
+    sha256: str = ""
+
+
+PHOTOGRAPHS = Asset(
+    "photographs",
+    "a few real photographs that come with scikit-image, as PNG files; a small stand-in for large image sets",
+    "see scikit-image's data licences",
+)
+
+
+@dataclass(frozen=True)
 class Needs:
     """What a method needs before it can run; checked before the first run starts.
 
     Attributes:
         backbones: timm names of the pretrained networks it asks :class:`Setup` for, each with the strides
             of the feature maps it takes, or with none for the whole network.
+        assets: files and folders that it asks :attr:`Setup.asset` for.
         image_size_multiple: the side of its images must be a multiple of this.
         modules: importable modules beyond the core dependencies.
         extra: the extra of ulsad-bench that installs those modules, empty for none.
     """
 
     backbones: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    assets: tuple[Asset, ...] = ()
     image_size_multiple: int = 1
     modules: tuple[str, ...] = ()
     extra: str = ""
@@ -206,6 +236,7 @@ class Setup:
         load_network: gives the whole pretrained timm network of a name, frozen, in evaluation mode and on
             the device, with its normalisation mean and standard deviation. Weights, their source and
             their hash are the harness's business.
+        asset: gives the folder of an :class:`Asset` by its name; archives are unpacked there.
         scratch: a folder that exists during the run; whatever is written there is deleted afterwards.
     """
 
@@ -214,6 +245,7 @@ class Setup:
     seed: int
     load_network: Callable[[str], tuple[nn.Module, tuple[float, ...], tuple[float, ...]]]
     load_features: Callable[[str, Sequence[int]], Backbone]
+    asset: Callable[[str], Path]
     scratch: Path
 
 

@@ -48,6 +48,7 @@ def setup(size: int = 64) -> Setup:
         seed=0,
         load_network=none,
         load_features=lambda _, strides: TinyBackbone(strides),
+        asset=lambda _: Path(),
         scratch=Path(),
     )
 

@@ -1,0 +1,1 @@
+"""anomalib's models behind our interface: driven directly, without its Engine, callbacks or validation."""
