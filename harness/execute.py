@@ -287,10 +287,10 @@ class _Run:
             prediction = self.method.predict(batch)
         name, size = self.spec.method, self.spec.image_size
         expected = {"score": (len(batch),), "map": (len(batch), size, size)}
-        for field, shape in expected.items():
-            if tuple(getattr(prediction, field).shape) != shape:
+        for part, shape in expected.items():
+            if tuple(getattr(prediction, part).shape) != shape:
                 raise ValueError(
-                    f"{name}.predict returned a {field} of shape {tuple(getattr(prediction, field).shape)}, "
+                    f"{name}.predict returned a {part} of shape {tuple(getattr(prediction, part).shape)}, "
                     f"not {shape}"
                 )
         return prediction
