@@ -151,7 +151,9 @@ def run(timeout: float | None, report: bool, report_to: Path, quiet: bool, debug
         from harness.run import run_plan
 
         if not quiet:
-            console.print(f"{suite.title}: {_counts(plan)}, on {options.device}.", markup=False)
+            console.print(
+                f"{suite.title}: {_counts(plan)}, at {suite.image_size} px on {options.device}.", markup=False
+            )
         records = run_plan(plan, options.results, timeout, quiet, console)
         failures = [record for record in records if record.outcome != "ok"]
         if report:
@@ -174,7 +176,9 @@ def plan(debug: bool, **given: Any) -> None:
 
         suite, options, plan = _plan(given)
         console = Console(highlight=False)
-        console.print(f"{suite.title}: {_counts(plan)}, on {options.device}.", markup=False)
+        console.print(
+            f"{suite.title}: {_counts(plan)}, at {suite.image_size} px on {options.device}.", markup=False
+        )
         for task in plan.tasks:
             state = "done " if task.key in plan.done else "to do"
             console.print(f"  {state}  {task.spec.label()}", markup=False)
@@ -279,6 +283,7 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
     from harness.images import cache_dir
     from harness.measure import find_device
     from harness.plan import Options, make_plan
+    from harness.spec import Suite
     from harness.suite import load_suite, override
 
     logging.getLogger("timm").setLevel(logging.ERROR)
@@ -288,11 +293,10 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
     own = {name: given[name] for name in ("methods", "datasets", "categories", "seeds", "protocols")}
     own |= {"image_size": given["image_size"], "backbone": given["backbone"]}
     chosen = {name: value for name, value in own.items() if value is not None}
-    # Methods or datasets without a suite are a run of one's own, with the papers' values.
-    free = given["suite"] is None and ("datasets" in chosen or "methods" in chosen)
     base = load_suite(given["suite"] or "demo")
-    if free and "datasets" in chosen:
-        base = base.model_copy(update={"title": "Runs", "about": "", "backbone": "", "set": {}})
+    if given["suite"] is None and "datasets" in chosen:
+        # A run of one's own, at the papers' values: nothing of the demo's cut trainings and small images.
+        base = Suite(title="Runs", methods=base.methods, datasets=chosen["datasets"])
     suite = override(base, chosen, given["assignments"])
     options = Options(
         device=find_device(given["device"]),

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -205,27 +205,49 @@ def test_a_run_that_takes_too_long_is_ended(place: Path, bench: Bench) -> None:
     assert [record.outcome for record in records(place).values()] == ["timeout"]
 
 
-def test_killed_anywhere_and_started_again_gives_the_same_records(place: Path, bench: Bench) -> None:
-    words = [*RUN[:2], "mine.py:Mine[wait=0.15]", *RUN[3:], "--seeds", "0-2", "--no-report"]
+def undisturbed(path: Path) -> dict[str, Any]:
+    """A record without what differs from run to run."""
+    record: dict[str, Any] = json.loads(path.read_text())
+    return {k: v for k, v in record.items() if k not in ("timings", "peak_memory", "finished", "environment")}
+
+
+def kill_and_compare(place: Path, bench: Bench, words: list[str], waits: Iterable[float]) -> int:
+    """Runs undisturbed, then killed at these moments and started again; returns how many were too late."""
     assert bench(*words, "--results", "whole").returncode == 0
-    whole = {p.relative_to(place / "whole"): p for p in (place / "whole").rglob("*.json")}
-    for wait in (1.5, 5.5, 6.5):
+    whole, results = place / "whole", place / "results"
+    late = 0
+    for wait in waits:
         driver = subprocess.Popen(
             command(*words), cwd=place, env=environment(place), stdout=subprocess.DEVNULL
         )
         time.sleep(wait)
+        late += driver.poll() is not None
         driver.send_signal(signal.SIGKILL)
         driver.wait()
+        for path in results.rglob("*.json"):
+            assert undisturbed(path) == undisturbed(whole / path.relative_to(results))
     assert bench(*words).returncode == 0
-    results = place / "results"
-    parts = {p.relative_to(results): p for p in results.rglob("*.json")}
-    assert parts.keys() == whole.keys()
-    for name, path in parts.items():
-        left, right = (json.loads(p.read_text()) for p in (path, whole[name]))
-        for varying in ("timings", "peak_memory", "finished", "environment"):
-            del left[varying], right[varying]
-        assert left == right
+    assert {p.relative_to(results) for p in results.rglob("*.json")} == {
+        p.relative_to(whole) for p in whole.rglob("*.json")
+    }
+    for path in results.rglob("*.json"):
+        assert undisturbed(path) == undisturbed(whole / path.relative_to(results))
     assert not list(results.rglob("*.tmp"))
+    return late
+
+
+def test_killed_anywhere_and_started_again_gives_the_same_records(place: Path, bench: Bench) -> None:
+    words = [*RUN[:2], "mine.py:Mine[wait=0.15]", *RUN[3:], "--seeds", "0-2", "--no-report"]
+    kill_and_compare(place, bench, words, (1.5, 5.5, 6.5))
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments(place: Path, bench: Bench) -> None:
+    """Long enough that no attempt ends by itself, whatever the machine's speed."""
+    words = [*RUN[:2], "mine.py:Mine[wait=0.8]", *RUN[3:], "--seeds", "0-9", "--no-report"]
+    moments = np.random.default_rng(int.from_bytes(os.urandom(4))).uniform(0.2, 9, 10)
+    late = kill_and_compare(place, bench, words, moments)
+    assert late < 5, f"most of the moments {moments} hit no process"
 
 
 def test_ctrl_c_prints_the_command_that_goes_on(place: Path) -> None:
@@ -318,6 +340,13 @@ def test_reports_of_nothing_and_of_damaged_records(place: Path, bench: Bench) ->
     assert done.returncode == 0
     assert "Damaged record skipped" in done.stdout
     assert "0123.json" in (place / "report" / "index.html").read_text()
+
+
+def test_runs_of_ones_own_have_the_papers_image_size_not_the_demos(inside: Callable[..., Result]) -> None:
+    own = ("plan", "--methods", "mine.py:Mine", "--datasets", "own.toml", "--device", "cpu")
+    assert "at 256 px on cpu" in inside(*own).output
+    assert "at 64 px" in inside(*own, "--image-size", "64").output
+    assert "at 128 px" in inside("plan", "--methods", "mine.py:Mine", "--device", "cpu").output
 
 
 def test_plan_says_what_run_would_do(place: Path, bench: Bench) -> None:

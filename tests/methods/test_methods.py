@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from harness.method import Epoch, Images, Method, Setup, TrainingData
 from methods import dfr, ulsad
@@ -174,6 +176,22 @@ def test_sizes_are_the_papers() -> None:
     assert sum(p.numel() for p in frn.parameters()) / 1e6 == pytest.approx(65.5, abs=0.05)
     assert sum(p.numel() for p in autoencoder.parameters()) / 1e6 == pytest.approx(1.0, abs=0.05)
     assert autoencoder.encoder(torch.zeros(1, 3, 256, 256, device="meta")).shape[2:] == (1, 1)
+
+
+def test_an_image_costs_what_was_counted_for_the_authors_code() -> None:
+    """50.9 GFLOP per 256² image: Wide-ResNet50-2 24.0, FRN 25.4, global autoencoder 1.5."""
+    device = torch.device("meta")
+    with device:
+        backbone = timm.create_model("wide_resnet50_2", features_only=True, out_indices=(2, 3)).eval()
+        frn, autoencoder = ulsad.FeatureReconstructionNetwork(384).eval(), GlobalAutoencoder(384, 256).eval()
+        X, U = torch.zeros(1, 3, 256, 256), torch.zeros(1, 384, 32, 32)
+    spent = []
+    for network, given in ((backbone, X), (frn, U), (autoencoder, X)):
+        with FlopCounterMode(display=False) as counter:
+            network(given)
+        spent.append(counter.get_total_flops() / 1e9)
+    assert spent == pytest.approx([24.0, 25.4, 1.5], abs=0.05)
+    assert sum(spent) == pytest.approx(50.9, abs=0.05)
 
 
 def test_channels_are_pooled_to_means_of_neighbours() -> None:

@@ -1,0 +1,73 @@
+"""The results folder: old records stay readable, a full disk loses nothing, leftovers go."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import files
+from harness.errors import UserError
+from harness.spec import SCHEMA_VERSION, RunRecord
+from harness.store import prepare, read_record, read_records, write_record
+
+MUSEUM = Path(__file__).parent / "historic_records"
+
+
+@pytest.mark.parametrize("path", sorted(MUSEUM.glob("*.json")), ids=lambda path: path.stem)
+def test_records_of_every_schema_are_read_for_ever(path: Path) -> None:
+    record = read_record(path)
+    assert isinstance(record, RunRecord), record
+    assert record.outcome == "ok"
+    assert 0 <= (record.metrics["all"]["image_auroc"] or 0) <= 1
+    assert record.fingerprint.protocol == record.spec.protocol
+
+
+def test_the_museum_has_every_schema() -> None:
+    found = {RunRecord.model_validate_json(path.read_text()).schema_version for path in MUSEUM.glob("*.json")}
+    assert found == set(range(1, SCHEMA_VERSION + 1))
+
+
+def test_a_record_of_the_future_is_named_not_read(tmp_path: Path) -> None:
+    path = next(MUSEUM.glob("*.json"))
+    later = tmp_path / "d" / "c" / "m" / "k.json"
+    later.parent.mkdir(parents=True)
+    text = path.read_text().replace('"schema_version": 1', f'"schema_version": {SCHEMA_VERSION + 1}', 1)
+    later.write_text(text)
+    loaded = read_records(tmp_path)
+    assert not loaded.records
+    assert "schema version" in loaded.damaged[0][1]
+
+
+def test_a_full_disk_is_a_sentence_and_the_old_record_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = read_record(next(MUSEUM.glob("*.json")))
+    assert isinstance(record, RunRecord)
+    path = write_record(tmp_path, record)
+    before = path.read_bytes()
+
+    def full(_: int) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(UserError, match=r"The disk of the results folder .* is full: free space"):
+        write_record(tmp_path, record.model_copy(update={"finished": "later"}))
+    with pytest.raises(UserError, match="is full"):
+        prepare(tmp_path)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name], "nothing half-written stays"
+
+
+def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "d" / "c" / "m"
+    folder.mkdir(parents=True)
+    mine = folder / files.temporary_name("k.json")
+    dead = folder / mine.name.replace(f".{files.os.getpid()}@", ".999999999@")
+    mine.touch()
+    dead.touch()
+    prepare(tmp_path)
+    assert mine.exists()
+    assert not dead.exists()
