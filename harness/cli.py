@@ -308,7 +308,10 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
         backbone_weights=given["backbone_weights"],
         keep=keep,
     )
-    return suite, options, make_plan(suite, options)
+    plan = make_plan(suite, options)
+    if given["backbone"] and not any("backbone" in task.identity.config for task in plan.tasks):
+        raise UserError(f"No method of this run has a backbone to set to '{given['backbone']}'.")
+    return suite, options, plan
 
 
 def _counts(plan: Plan) -> str:

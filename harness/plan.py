@@ -169,10 +169,7 @@ def _methods(suite: Suite, options: Options) -> list[_Chosen]:
         )
     if not parsed:
         raise UserError(f"No method is given. {nearest('', method_names())}")
-    chosen = [_choose(name, suite, options) for name in parsed.values()]
-    if suite.backbone and not any("backbone" in one.config.model_fields_set for one in chosen):
-        raise UserError(f"No method of this run has a backbone to set to '{suite.backbone}'.")
-    return chosen
+    return [_choose(name, suite, options) for name in parsed.values()]
 
 
 def _choose(name: MethodName, suite: Suite, options: Options) -> _Chosen:

@@ -100,7 +100,7 @@ def test_an_edited_private_file_is_another_method(tmp_path: Path) -> None:
 def test_hyper_parameters_are_read_from_text_and_checked() -> None:
     config = configure(load_method("ulsad"), "ulsad", {"epochs": "3", "local_only": "true"})
     assert (config.model_dump()["epochs"], config.model_dump()["local_only"]) == (3, True)
-    with pytest.raises(UserError, match="has no hyper-parameter 'epoch'. Did you mean 'epochs'"):
+    with pytest.raises(UserError, match=r"has no hyper-parameter 'epoch'\. Did you mean 'epochs'"):
         configure(load_method("ulsad"), "ulsad", {"epoch": 3})
-    with pytest.raises(UserError, match="'epochs' = '3.5'"):
+    with pytest.raises(UserError, match=r"'epochs' = '3.5'"):
         configure(load_method("ulsad"), "ulsad", {"epochs": "3.5"})

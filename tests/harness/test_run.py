@@ -281,6 +281,7 @@ BAD = {
     "data folder": (["--data-root", "nowhere"], "was not found below nowhere"),
     "device": (["--device", "gpu"], "There is no device 'gpu'"),
     "missing device": (["--device", "cuda:7"], "is not on this machine"),
+    "backbone": (["--backbone", "resnet18"], "no method of this run has a backbone"),
     "keep": (["--keep", "everything"], "maps and weights"),
     "results": (["--results", "/proc/nowhere"], "cannot be written"),
 }
