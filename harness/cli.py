@@ -211,13 +211,15 @@ def list_methods() -> None:
 
 
 @list_.command("datasets")
-def list_datasets() -> None:
-    """Datasets that have a card."""
-    from harness.dataset import card_names, load_card
+@click.option("--data-root", envvar="BENCH_DATA", type=click.Path(path_type=Path), help="Folder of datasets.")
+def list_datasets(data_root: Path | None) -> None:
+    """Datasets that have a card, and what of them is on disk."""
+    from harness.dataset import card_names, load_card, on_disk
 
     for name in card_names():
         card = load_card(name)
         click.echo(f"{name:12} {card.title} · {len(card.categories)} categories · {card.licence}")
+        click.echo(f"{'':12} on disk: {on_disk(card, data_root)}")
 
 
 @list_.command("suites")

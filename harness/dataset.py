@@ -230,6 +230,21 @@ def dataset_root(card: Card, data_root: Path | None, cache: Path | None = None) 
     )
 
 
+def on_disk(card: Card, data_root: Path | None) -> str:
+    """Says in a few words where a dataset lies and how many of its categories are there."""
+    if card.generator:
+        return "made on first use"
+    if data_root is None:
+        return "unknown without --data-root or BENCH_DATA"
+    folder = next((data_root / name for name in card.folders if (data_root / name).is_dir()), None)
+    if folder is None:
+        return f"not in {data_root}"
+    names = category_names(card, folder)
+    there = [name for name in names if (folder / name).is_dir()]
+    few = f" ({', '.join(there)})" if 0 < len(there) < min(len(names), 4) else ""
+    return f"{len(there)} of {len(names)} categories{few} in {folder}"
+
+
 def category_names(card: Card, root: Path) -> list[str]:
     """Returns the card's categories in its order, or those found in the dataset's folder."""
     if card.categories:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from harness.dataset import card_names, dataset_root, load_card, read_category
+from harness.dataset import card_names, dataset_root, load_card, on_disk, read_category
 from harness.errors import UserError
 
 OWN = """
@@ -246,6 +246,15 @@ def test_own_dataset(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no category"):
         read_category(card, "..", tmp_path)
     assert dataset_root(card, tmp_path) == tmp_path / "own"
+
+
+def test_what_is_on_disk_is_said(tmp_path: Path) -> None:
+    mvtec = load_card("mvtec")
+    assert on_disk(mvtec, None) == "unknown without --data-root or BENCH_DATA"
+    assert on_disk(mvtec, tmp_path) == f"not in {tmp_path}"
+    mvtec_tree(tmp_path / "mvtec", "screw")
+    assert on_disk(mvtec, tmp_path) == f"1 of 15 categories (screw) in {tmp_path / 'mvtec'}"
+    assert on_disk(load_card("demo"), tmp_path) == "made on first use"
 
 
 @pytest.mark.skipif("BENCH_SHARED" not in os.environ, reason="BENCH_SHARED does not point to real data")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -65,6 +66,28 @@ def test_means_and_deviations_are_those_computed_by_hand() -> None:
     assert rows.loc["mean", "mean"] == pytest.approx(67.5)
     assert rows.loc["mean", "std"] == pytest.approx(3.5355339)
     assert list(rows["complete"]) == ["2 of 2", "2 of 2", "4 of 4"]
+
+
+def test_a_kinds_mean_runs_over_the_categories_that_have_it(tmp_path: Path) -> None:
+    """As in LOCO, where every category has both kinds, and as in a dataset where one lacks a kind."""
+
+    def of(category: str, **splits: float) -> RunRecord:
+        metrics = {name: {"image_auroc": value, "aupro": value} for name, value in splits.items()}
+        kinds = {"structural": ["x", "y"], "logical": ["y"]}
+        return record(category, 0, 0.5).model_copy(update={"metrics": metrics, "split_categories": kinds})
+
+    both = [of("x", all=0.6, structural=0.6), of("y", all=0.7, structural=0.8, logical=0.4)]
+    for item in both:
+        write_record(tmp_path / "results", item)
+    write(tmp_path / "results", tmp_path / "report")
+    rows = list(csv.DictReader((tmp_path / "report" / "leaderboard.csv").open()))
+    means = {r["split"]: r for r in rows if r["category"] == "mean" and r["metric"] == "image_auroc"}
+    found = {split: (float(r["mean"]), r["complete"]) for split, r in means.items()}
+    assert found == {
+        "all": (pytest.approx(65), "2 of 2"),
+        "structural": (pytest.approx(70), "2 of 2"),
+        "logical": (pytest.approx(40), "1 of 1"),
+    }
 
 
 @pytest.mark.parametrize(
