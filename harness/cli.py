@@ -218,7 +218,8 @@ def list_datasets(data_root: Path | None) -> None:
 
     for name in card_names():
         card = load_card(name)
-        click.echo(f"{name:12} {card.title} · {len(card.categories)} categories · {card.licence}")
+        unverified = "" if card.licence_verified else " (unverified)"
+        click.echo(f"{name:12} {card.title} · {len(card.categories)} categories · {card.licence}{unverified}")
         click.echo(f"{'':12} on disk: {on_disk(card, data_root)}")
 
 

@@ -6,6 +6,7 @@ import math
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,6 +52,7 @@ class RunTask:
         card: name of a built-in card, or the path of a card.
         assets: folder of each asset that the method needs, by name.
         keep: artefacts to leave beside the record: ``maps``, ``weights``.
+        suite: what the suite says of itself, for the report.
         categories: all categories of the dataset.
         split_categories: see :class:`RunRecord`.
     """
@@ -67,6 +69,7 @@ class RunTask:
     weights: Mapping[str, Weights]
     assets: Mapping[str, Path] = field(default_factory=dict)
     keep: frozenset[str] = frozenset()
+    suite: str = ""
     categories: tuple[str, ...] = ()
     split_categories: Mapping[str, tuple[str, ...]] | None = None
 
@@ -99,12 +102,11 @@ def failed(task: RunTask, outcome: Outcome, message: str, trace: str = "") -> Ru
 
 
 def _common(task: RunTask) -> dict[str, Any]:
-    citation = ""
-    try:
+    citation, remarks = "", list[str]()
+    with suppress(UserError):  # a method that no longer loads: its record says so by its failure
         method = load_method(task.method)
         citation = method.citation.bibtex(task.spec.method.partition("[")[0].replace(":", "_"))
-    except UserError:
-        citation = ""  # a method that no longer loads: its record says so by its failure
+        remarks += method.remarks(configure(method, task.spec.method, task.identity.config))
     return {
         "key": task.key,
         "spec": task.spec,
@@ -114,6 +116,8 @@ def _common(task: RunTask) -> dict[str, Any]:
         "split_categories": {k: list(v) for k, v in (task.split_categories or {}).items()},
         "environment": environment(torch.device(task.device)),
         "citation": citation,
+        "remarks": remarks,
+        "suite": task.suite,
         "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
 

@@ -276,6 +276,15 @@ class Method(ABC):
         """Returns what this method needs under ``config`` (weights, extras)."""
         return Needs()
 
+    @classmethod
+    def remarks(cls, config: Any) -> tuple[str, ...]:
+        """Returns what a reader must know about numbers made under ``config``, in sentences.
+
+        For what makes them another method's than the published one: a stand-in for data or weights, scores
+        that depend on the batch. Reports print them below the table.
+        """
+        return ()
+
     @abstractmethod
     def fit(self, data: TrainingData, on_epoch: Callable[[Epoch], None]) -> None:
         """Learns from normal images.

@@ -151,6 +151,7 @@ def _task(
         device=options.device,
         weights=chosen.weights,
         keep=options.keep,
+        suite=suite.about,
         categories=category.categories,
         split_categories=category.split_categories,
     )

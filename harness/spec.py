@@ -140,6 +140,8 @@ class Fingerprint(Frozen):
 
     ``weights`` is compared by backbone: methods with different backbones may be ranked together, two
     different sets of weights under one backbone's name may not (``reports.leaderboard`` holds that).
+    ``score_rule`` is the method's own business and differs between methods of one ranking; a method that
+    changes it raises its version.
     """
 
     protocol: str
@@ -154,14 +156,11 @@ class Fingerprint(Frozen):
     weights: dict[str, str]
     training_images: str
     metrics_version: int
+    backbone_weights: str = "pretrained"
 
     def short(self) -> str:
-        """Returns ``strict-256-1a2b3c4d``: protocol, image size and a digest of all fields but the weights.
-
-        Pretrained and random weights never share a fingerprint.
-        """
-        fields = self.model_dump(mode="json", exclude={"weights"})
-        fields["random_weights"] = "random" in self.weights.values()
+        """Returns ``strict-256-1a2b3c4d``: protocol, image size and a digest of what methods must share."""
+        fields = self.model_dump(mode="json", exclude={"weights", "score_rule"})
         return f"{self.protocol}-{self.image_size}-{_digest(fields)[:8]}"
 
 
@@ -181,6 +180,7 @@ def fingerprint(spec: RunSpec, identity: Identity, metrics_version: int) -> Fing
         weights=identity.weights,
         training_images="all" if spec.limit_train is None else f"at most {spec.limit_train}",
         metrics_version=metrics_version,
+        backbone_weights=spec.backbone_weights,
     )
 
 
@@ -229,6 +229,8 @@ class RunRecord(Frozen):
         counts: images used: ``train``, ``validation``, ``test`` and test images by kind.
         peak_memory: bytes: ``host`` above the idle worker, ``device`` as the allocator saw it.
         environment: hardware, versions, git commit.
+        remarks: what the method says that a reader must know about these numbers, see ``Method.remarks``.
+        suite: what the suite that the run was made for says of itself.
         finished: UTC time, ISO 8601.
     """
 
@@ -250,6 +252,8 @@ class RunRecord(Frozen):
     peak_memory: dict[str, int] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
     citation: str = ""
+    remarks: list[str] = Field(default_factory=list)
+    suite: str = ""
     finished: str = ""
 
 

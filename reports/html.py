@@ -60,10 +60,24 @@ def _ranking(ranking: Ranking) -> dict[str, Any]:
         "about": PROTOCOLS[ranking.fingerprint.protocol].about,
         "fingerprint": ranking.fingerprint.model_dump(),
         "badges": ranking.badges(),
+        "suites": sorted({record.suite for record in ranking.records.values() if record.suite}),
+        "remarks": _remarks(ranking),
         "seeds": ranking.seeds,
         "main": [_main(ranking, split) for split in ranking.splits],
         "details": [_detail(ranking, split, metric) for metric in MAIN for split in ranking.splits],
     }
+
+
+def _remarks(ranking: Ranking) -> list[dict[str, Any]]:
+    """For each method what it remarks, and which of its settings are not its defaults."""
+    found = []
+    for method in ranking.methods:
+        own = [record for (name, _, _), record in ranking.records.items() if name == method]
+        sentences = sorted({remark for record in own for remark in record.remarks})
+        settings = sorted({f"{k} = {v}" for record in own for k, v in record.spec.params.items()})
+        if sentences or settings:
+            found.append({"method": method, "remarks": sentences, "settings": settings})
+    return found
 
 
 def _main(ranking: Ranking, split: str) -> dict[str, Any]:

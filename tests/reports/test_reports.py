@@ -28,7 +28,7 @@ def record(category: str, seed: int, value: float | None, method: str = "m", **c
         config=change.get("config", {}),
         weights=change.get("weights", {"b": "1" * 64}),
         data=change.get("data", f"data-{category}"),
-        score_rule="max of the map",
+        score_rule=change.get("score_rule", "max of the map"),
     )
     scores: dict[str, float | None] = dict.fromkeys(("image_auroc", "pixel_auroc", "aupro"), value)
     outcome = change.get("outcome", "ok")
@@ -45,6 +45,8 @@ def record(category: str, seed: int, value: float | None, method: str = "m", **c
         timings=Timings(load=0, fit=1, predict=1, evaluate=0, images_per_second=5),
         finished=change.get("finished", "2026-01-01T00:00:00"),
         citation="@article{m,\n}",
+        remarks=change.get("remarks", []),
+        suite=change.get("suite", ""),
     )
 
 
@@ -168,6 +170,19 @@ def test_the_page_escapes_names_and_loads_nothing() -> None:
     assert not parser.loads
     assert "a_b&amp;&lt;script&gt;%#" in text
     assert "it &lt;broke&gt;" in text
+
+
+def test_methods_with_rules_of_their_own_for_the_score_are_ranked_together() -> None:
+    other = record("x", 0, 0.7, method="n", score_rule="mean of the ten largest", weights={})
+    assert only([record("x", 0, 0.8), other]).methods == ("m", "n")
+
+
+def test_the_page_says_what_must_be_known_about_a_row() -> None:
+    spoken = record("x", 0, 0.8, remarks=["The teacher is a stand-in."], suite="Short trainings.")
+    spoken = spoken.model_copy(update={"spec": spoken.spec.model_copy(update={"params": {"epochs": 3}})})
+    html = page(build([spoken]))
+    for words in ("The teacher is a stand-in.", "epochs = 3", "Short trainings."):
+        assert words in html
 
 
 def test_latex_escapes_marks_the_best_and_compiles(tmp_path: Path) -> None:
