@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness import __version__
+from harness.cli_methods import register
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -198,14 +199,6 @@ def list_() -> None:
     """List what there is to run."""
 
 
-@list_.command("methods")
-def list_methods() -> None:
-    """Methods that are installed."""
-    from harness.registry import method_names
-
-    click.echo("\n".join(method_names()))
-
-
 @list_.command("datasets")
 def list_datasets() -> None:
     """Datasets that have a card."""
@@ -323,6 +316,9 @@ def _report(results: Path, output: Path, console: Any, quiet: bool) -> None:
     if not quiet:
         for line in lines:
             console.print(line, markup=False) if isinstance(line, str) else console.print(line)
+
+
+register(main, list_)
 
 
 if __name__ == "__main__":
