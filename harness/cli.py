@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness import __version__
+from harness.cli_methods import register
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -202,14 +203,6 @@ def list_() -> None:
     """List what there is to run."""
 
 
-@list_.command("methods")
-def list_methods() -> None:
-    """Methods that are installed."""
-    from harness.registry import method_names
-
-    click.echo("\n".join(method_names()))
-
-
 @list_.command("datasets")
 @click.option("--data-root", envvar="BENCH_DATA", type=click.Path(path_type=Path), help="Folder of datasets.")
 def list_datasets(data_root: Path | None) -> None:
@@ -333,6 +326,9 @@ def _report(results: Path, output: Path, console: Any, quiet: bool) -> None:
     if not quiet:
         for line in lines:
             console.print(line, markup=False) if isinstance(line, str) else console.print(line)
+
+
+register(main, list_)
 
 
 if __name__ == "__main__":

@@ -163,6 +163,35 @@ def assign(
     return Parts(Images(train, sorted(rows[: spec.limit_train])), held_out, Images(test))
 
 
+def make_setup(
+    weights: Mapping[str, Weights],
+    assets: Mapping[str, Path],
+    device: torch.device,
+    image_size: int,
+    seed: int,
+    scratch: Path,
+) -> Setup:
+    """Returns what a method is given; only weights and assets that it declared are to be had."""
+
+    def features(backbone: str, strides: Sequence[int]) -> Backbone:
+        return load_features(_declared(weights, backbone), strides, device)
+
+    def asset(name: str) -> Path:
+        if name not in assets:
+            raise RuntimeError(f"asset '{name}' was not declared in Method.needs")
+        return assets[name]
+
+    return Setup(
+        device=device,
+        image_size=image_size,
+        seed=seed,
+        load_network=lambda backbone: load_network(_declared(weights, backbone), device),
+        load_features=features,
+        asset=asset,
+        scratch=scratch,
+    )
+
+
 class _Run:
     def __init__(self, task: RunTask, on_epoch: OnEpoch) -> None:
         self.task, self.spec = task, task.spec
@@ -227,27 +256,10 @@ class _Run:
         )
 
     def _method(self, scratch: Path) -> Method:
-        weights, device = self.task.weights, self.device
-
-        def features(backbone: str, strides: Sequence[int]) -> Backbone:
-            return load_features(_declared(weights, backbone), strides, device)
-
-        setup = Setup(
-            device=device,
-            image_size=self.spec.image_size,
-            seed=self.spec.seed,
-            load_network=lambda backbone: load_network(_declared(weights, backbone), device),
-            load_features=features,
-            asset=self._asset,
-            scratch=scratch,
-        )
-        method = load_method(self.task.method)
-        return method(configure(method, self.spec.method, self.task.identity.config), setup)
-
-    def _asset(self, name: str) -> Path:
-        if name not in self.task.assets:
-            raise RuntimeError(f"asset '{name}' was not declared in Method.needs")
-        return self.task.assets[name]
+        task, spec = self.task, self.spec
+        setup = make_setup(task.weights, task.assets, self.device, spec.image_size, spec.seed, scratch)
+        method = load_method(task.method)
+        return method(configure(method, spec.method, task.identity.config), setup)
 
     def _on_epoch(self, epoch: Epoch) -> None:
         self.clock["fit"].stop()

@@ -257,11 +257,14 @@ class Method(ABC):
         citation: the paper and the licence.
         Config: validated hyper-parameters, the paper's values as defaults.
         score_rule: how a map becomes an image score, for the protocol fingerprint.
+        depends_on_batch: why an image's score depends on what else is in its batch, where that is so; the
+            contract test reports it instead of a breach.
     """
 
     version: ClassVar[int]
     citation: ClassVar[Citation]
     score_rule: ClassVar[str] = "max of the map"
+    depends_on_batch: ClassVar[str] = ""
 
     Config: ClassVar[type[Hyperparameters]] = Hyperparameters
     config: Hyperparameters

@@ -70,7 +70,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class _Chosen:
+class Chosen:
     """A method with its settings: everything about it that does not depend on data."""
 
     label: str
@@ -118,7 +118,7 @@ def make_plan(suite: Suite, options: Options) -> Plan:
 
 
 def _task(
-    suite: Suite, options: Options, chosen: _Chosen, category: _Category, protocol: str, seed: int
+    suite: Suite, options: Options, chosen: Chosen, category: _Category, protocol: str, seed: int
 ) -> RunTask:
     spec = RunSpec(
         dataset=category.card.name,
@@ -157,7 +157,7 @@ def _task(
     )
 
 
-def _methods(suite: Suite, options: Options) -> list[_Chosen]:
+def _methods(suite: Suite, options: Options) -> list[Chosen]:
     names: list[str] = []
     for name in suite.methods:
         names += method_names() if name == "all" else [name]
@@ -170,10 +170,15 @@ def _methods(suite: Suite, options: Options) -> list[_Chosen]:
         )
     if not parsed:
         raise UserError(f"No method is given. {nearest('', method_names())}")
-    return [_choose(name, suite, options) for name in parsed.values()]
+    return [choose_method(name, suite, options) for name in parsed.values()]
 
 
-def _choose(name: MethodName, suite: Suite, options: Options) -> _Chosen:
+def choose_method(name: MethodName, suite: Suite, options: Options) -> Chosen:
+    """Checks one method of a suite: its hyper-parameters, modules, image size and weights.
+
+    Raises:
+        UserError: anything about it would stop a run.
+    """
     method = load_method(name.base)
     given: dict[str, Any] = dict(suite.set.get(name.short(), {}))
     if suite.backbone and "backbone" in method.Config.model_fields:
@@ -202,7 +207,7 @@ def _choose(name: MethodName, suite: Suite, options: Options) -> _Chosen:
         weights[backbone] = find_weights(backbone, options.cache, pretrained)
         if strides:
             check_strides(backbone, strides)
-    return _Chosen(label, name, method, config, params, weights, source_hash(name))
+    return Chosen(label, name, method, config, params, weights, source_hash(name))
 
 
 def _text(value: Any) -> str:

@@ -1,0 +1,93 @@
+"""``bench list methods`` and ``bench test-method``: what there is to run, and whether it keeps its word."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from harness.errors import UserError
+
+
+@click.command("test-method")
+@click.argument("name")
+@click.option("--set", "assignments", multiple=True, metavar="PARAM=VALUE", help="Hyper-parameter.")
+@click.option("--backbone", default="", help="timm backbone, for a method that has one.")
+@click.option(
+    "--backbone-weights",
+    type=click.Choice(["pretrained", "none"]),
+    default="none",
+    show_default=True,
+    help="The contract holds with random weights too, and they are always at hand.",
+)
+@click.option("--image-size", type=click.IntRange(16, 1024), default=64, show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=1), default=300, show_default=True, help="Seconds for one step."
+)
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def test_method(
+    name: str,
+    assignments: tuple[str, ...],
+    backbone: str,
+    backbone_weights: str,
+    image_size: int,
+    device: str,
+    timeout: float,
+    debug: bool,
+) -> None:
+    """Check a method against its contract: NAME[parameters] or path/to/file.py:MyMethod.
+
+    It is trained briefly on small synthetic images, in processes of its own. Exits with 1 if there is a
+    breach.
+    """
+    try:
+        from harness.contract import check, prepare
+        from harness.registry import split_names
+
+        settings: dict[str, str | list[str]] = {}
+        for item in assignments:
+            key, equals, value = item.partition("=")
+            if not key or not equals:
+                raise UserError(f"--set {item}: give PARAM=VALUE.")
+            value = value.strip()
+            is_list = value.startswith("[") and value.endswith("]")
+            settings[key.strip()] = split_names(value[1:-1]) if is_list else value
+        case = prepare(
+            name,
+            settings=settings,
+            backbone=backbone,
+            pretrained=backbone_weights == "pretrained",
+            image_size=image_size,
+            device=device,
+            timeout=timeout,
+        )
+        click.echo(f"{case.label}, {case.image_size} px, on {case.device}:")
+        findings = check(case)
+    except UserError as error:
+        if debug:
+            raise
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        click.echo("Stopped.", err=True)
+        sys.exit(130)
+    for finding in findings:
+        click.echo(finding.line())
+    breaches = sum(finding.state == "breach" for finding in findings)
+    click.echo(f"{breaches} breaches." if breaches else "The method keeps its contract.")
+    sys.exit(1 if breaches else 0)
+
+
+@click.command("methods")
+def list_methods() -> None:
+    """Methods that are installed."""
+    from harness.registry import method_names
+
+    click.echo("\n".join(method_names()))
+
+
+def register(main: click.Group, list_: click.Group) -> None:
+    """Adds these commands to ``bench``."""
+    main.add_command(test_method)
+    list_.add_command(list_methods)

@@ -1,0 +1,373 @@
+"""The contract test: whether a method keeps to what :class:`harness.method.Method` asks of it.
+
+The method runs in processes of its own (:mod:`harness.contract_steps`), on small synthetic images and with a
+short training, so that a crash or a hang of the method is one more finding. Every check ends in at least one
+:class:`Finding`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import site
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.errors import UserError
+from harness.images import cache_dir
+from harness.measure import find_device
+from harness.plan import Options, choose_method
+from harness.registry import load_method, parse_name
+from harness.spec import Suite
+from harness.weights import Weights
+
+State = Literal["passed", "breach", "not applicable", "not run"]
+
+CHECKS: Mapping[str, str] = {
+    "runs": "fits and predicts",
+    "shapes and types": "score float32 [B], map float32 [B, H, W]",
+    "finite": "scores and maps are finite",
+    "epochs": "on_epoch is told of every epoch, and predict works there",
+    "test data": "fit sees no test image and opens no file of the datasets",
+    "same seed": "the same seed gives the same scores, bit by bit, in one process and in another",
+    "different seed": "another seed gives other scores, or it is said that it does not",
+    "batch size": "scores do not depend on the size of the test batch (1e-5)",
+    "order": "scores do not depend on the order of the test images (1e-5)",
+    "state": "state_dict, saved and loaded in a new process, gives equal scores",
+    "files": "nothing is written outside Setup.scratch",
+    "prints": "nothing is printed to stdout or stderr",
+    "process": "no setting of the process is left changed",
+    "GPU memory": "GPU memory is released with the method",
+    "Ctrl-C": "fit ends within 2 s of Ctrl-C",
+    "grayscale": "images of one channel and odd sides",
+    "image size": "another image size, odd where the method allows it",
+    "single image": "a single training image gives a result or one clear sentence",
+}
+
+# What a step's failure says about which check.
+_OWNERS: Mapping[str, str] = {
+    "fit": "runs",
+    "again": "same seed",
+    "fresh": "same seed",
+    "seed": "different seed",
+    "leave": "process",
+    "reload": "state",
+    "gray": "grayscale",
+    "size": "image size",
+    "single": "single image",
+    "interrupt": "Ctrl-C",
+}
+_FIRST = ("fit", "again", "seed", "leave")
+_SECOND = ("reload", "fresh", "gray", "size", "single", "interrupt")
+_LENGTHS = ("epochs", "steps", "max_epochs", "max_steps", "train_steps")
+_SHORT = 2
+PROMPT = 2.0
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        check: key of ``CHECKS``.
+        state: ``not run`` where an earlier failure left nothing to check.
+        sentence: the breach, or why the check does not apply, or a note; may be empty.
+    """
+
+    check: str
+    state: State
+    sentence: str = ""
+
+    def line(self) -> str:
+        """One line for people."""
+        return f"{self.state:15} {self.check:17} {self.sentence or CHECKS[self.check]}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method that can be tested here, with its configuration and weights.
+
+    Attributes:
+        base: base of the method's name.
+        label: the name for people.
+        image_size: side of the synthetic images in pixels.
+        odd_size: the other image size that is tried.
+        assets: folder of each asset that the method needs.
+        timeout: seconds that one step may take.
+    """
+
+    base: str
+    label: str
+    config: Mapping[str, Any]
+    weights: Mapping[str, Weights]
+    image_size: int
+    odd_size: int
+    device: str
+    assets: Mapping[str, Path] = field(default_factory=dict)
+    timeout: float = 300.0
+
+
+def prepare(
+    name: str,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    backbone: str = "",
+    pretrained: bool = False,
+    image_size: int = 64,
+    device: str = "cpu",
+    assets: Mapping[str, Path] | None = None,
+    timeout: float = 300.0,
+) -> Case:
+    """Finds a method and all that it needs.
+
+    Args:
+        name: ``dfr``, ``ulsad[lambda_l=0]``, ``path/to/file.py:MyMethod``.
+        settings: hyper-parameters; training lengths (``epochs``, ``steps``, …) are 2 unless given here or in
+            brackets.
+        backbone: timm name for the method's ``backbone``, if it has one; empty for its own.
+        pretrained: whether backbones get their pretrained weights or random ones.
+        image_size: side of the images in pixels, rounded up to what the method can take.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        assets: folder of each asset by name.
+        timeout: seconds that one step may take.
+
+    Raises:
+        UserError: the method cannot run here, with what is missing.
+    """
+    parsed = parse_name(name)
+    method = load_method(parsed.base)
+    lengths = {key: _SHORT for key in _LENGTHS if key in method.Config.model_fields}
+    given = {parsed.short(): {**lengths, **(settings or {})}}
+    suite = Suite(title="", methods=[name], datasets=[], backbone=backbone, set=given)
+    options = Options(
+        device=find_device(device),
+        data_root=None,
+        results=Path(),
+        cache=cache_dir(),
+        backbone_weights="pretrained" if pretrained else "none",
+    )
+    # Every size fits into this one: the method's own step is known once its configuration is.
+    chosen = choose_method(parsed, suite.model_copy(update={"image_size": 0}), options)
+    needs = method.needs(chosen.config)
+    missing = [asset for asset in needs.assets if asset.name not in (assets or {})]
+    if missing:
+        raise UserError(
+            f"Method '{chosen.label}' needs the asset '{missing[0].name}' ({missing[0].about}), "
+            "which is not on this machine: fetch it with `bench prepare`."
+        )
+    step = needs.image_size_multiple
+    steps = -(-image_size // step)
+    return Case(
+        base=chosen.name.base,
+        label=chosen.label,
+        config=chosen.config.model_dump(mode="json"),
+        weights=chosen.weights,
+        image_size=steps * step,
+        odd_size=(steps + 1 + steps % 2) * step,
+        device=options.device,
+        assets=assets or {},
+        timeout=timeout,
+    )
+
+
+def check(case: Case) -> list[Finding]:
+    """Runs every check and returns the findings in the order of ``CHECKS``, at least one for each."""
+    with tempfile.TemporaryDirectory(prefix="bench-contract-") as name:
+        folder = Path(name)
+        found = [*_session(case, folder, _FIRST)]
+        if (folder / "job" / "scores.safetensors").exists():
+            found += _session(case, folder, _SECOND)
+    return _ordered(found)
+
+
+def _ordered(found: Sequence[Finding]) -> list[Finding]:
+    ordered: list[Finding] = []
+    for name in CHECKS:
+        of = list(dict.fromkeys(f for f in found if f.check == name))
+        breaches = [f for f in of if f.state == "breach"]
+        others = sorted(of, key=lambda f: (f.state == "passed", not f.sentence))[:1]
+        nothing = [Finding(name, "not run", "the method came to no result to check")]
+        ordered += breaches or others or nothing
+    return ordered
+
+
+def _session(case: Case, folder: Path, steps: Sequence[str]) -> list[Finding]:
+    """Runs steps in a worker; where one kills or blocks it, the rest runs in another."""
+    found: list[Finding] = []
+    left = list(steps)
+    while left:
+        worker = _Worker(case, folder, left)
+        try:
+            died = worker.wait(case.timeout)
+            if worker.fits_on():
+                found.append(worker.interrupt())
+                left, died = [], ""
+        finally:
+            worker.kill()
+        lines = worker.lines()
+        found += [*_read(lines), *worker.traces()]
+        ended = {line["end"] for line in lines if "end" in line}
+        left = [step for step in left if step not in ended]
+        if left and died:
+            found.append(Finding(_OWNERS[left[0]], "breach", f"In step '{left[0]}' {died}."))
+            left = left[1:]
+    return found
+
+
+def _read(lines: Sequence[Mapping[str, str]]) -> list[Finding]:
+    found = []
+    for line in lines:
+        for kind, state in (("failed", "breach"), ("skipped", "not run")):
+            if kind in line and "check" not in line:
+                found.append(Finding(_OWNERS[line[kind]], state, line["sentence"]))  # type: ignore[arg-type]
+        if "check" in line:
+            found.append(_finding(line))
+    return found
+
+
+def _finding(line: Mapping[str, str]) -> Finding:
+    if line["breach"]:
+        return Finding(line["check"], "breach", line["breach"])
+    if line["skipped"]:
+        return Finding(line["check"], "not applicable", line["skipped"])
+    return Finding(line["check"], "passed", line["note"])
+
+
+class _Worker:
+    """A worker process with fresh folders, whatever it prints and writes caught."""
+
+    def __init__(self, case: Case, folder: Path, steps: Sequence[str]) -> None:
+        self.job = folder / "job"
+        self._watched = {name: folder / name for name in ("cwd", "home", "tmp")}
+        for path in (self.job, folder / "data", folder / "libraries", *self._watched.values()):
+            path.mkdir(exist_ok=True)
+        for name in ("findings.jsonl", "fitting"):
+            (self.job / name).unlink(missing_ok=True)
+        self._printed = {name: self.job / name for name in ("stdout", "stderr")}
+        write_job(case, self.job, steps)
+        with self._printed["stdout"].open("wb") as out, self._printed["stderr"].open("wb") as err:
+            command = [sys.executable, "-m", "harness.contract_steps", str(self.job / "job.json")]
+            self.process = subprocess.Popen(  # noqa: S603 - our own module
+                command,
+                cwd=self._watched["cwd"],
+                env=_environment(folder),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+
+    def wait(self, timeout: float) -> str:
+        """Waits for the end, or for the fit that Ctrl-C is to end; returns how the process died, if it did.
+
+        Args:
+            timeout: seconds without a finding after which the method counts as hanging.
+        """
+        last, since = -1, time.monotonic()
+        while self.process.poll() is None:
+            if self.fits_on():
+                return ""
+            size = len(self.lines())
+            if size != last:
+                last, since = size, time.monotonic()
+            if time.monotonic() - since > timeout:
+                return f"the method took longer than {timeout:g} s"
+            time.sleep(0.05)
+        return _death(self.process.returncode)
+
+    def fits_on(self) -> bool:
+        """Whether the process is in the step that fits until it is interrupted."""
+        return (self.job / "fitting").exists() and self.process.poll() is None
+
+    def interrupt(self) -> Finding:
+        """Sends Ctrl-C in the middle of ``fit``."""
+        # Well into fit, past what is set up at its start.
+        time.sleep(0.5)
+        if self.process.poll() is not None:
+            return Finding("Ctrl-C", "breach", "The process ended before Ctrl-C.")
+        sent = time.monotonic()
+        self.process.send_signal(signal.SIGINT)
+        try:
+            code = self.process.wait(4 * PROMPT)
+        except subprocess.TimeoutExpired:
+            return Finding("Ctrl-C", "breach", f"fit went on for more than {4 * PROMPT:g} s after Ctrl-C.")
+        took = time.monotonic() - sent
+        if took > PROMPT:
+            return Finding("Ctrl-C", "breach", f"fit ended only {took:.1f} s after Ctrl-C.")
+        if code != INTERRUPTED:
+            return Finding("Ctrl-C", "breach", "Ctrl-C in fit did not arrive as KeyboardInterrupt.")
+        return Finding("Ctrl-C", "passed", f"ended after {took:.2f} s")
+
+    def lines(self) -> list[dict[str, str]]:
+        """Returns the findings so far; a line half-written is left out."""
+        path = self.job / "findings.jsonl"
+        whole = path.read_text(encoding="utf-8").rpartition("\n")[0] if path.exists() else ""
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def traces(self) -> list[Finding]:
+        """Returns findings on what was printed and written, and clears it away."""
+        found = []
+        for name, path in self._printed.items():
+            text = path.read_text(encoding="utf-8", errors="replace").strip()
+            crashed = self.process.returncode not in (0, INTERRUPTED) and name == "stderr"
+            line = text.splitlines()[0][:120] if text else ""
+            breach = text and not crashed
+            sentence = f"The method printed to {name}: {line!r}." if breach else ""
+            found.append(Finding("prints", "breach" if breach else "passed", sentence))
+        for name, folder in self._watched.items():
+            for path in sorted(p for p in folder.rglob("*") if not p.is_dir()):
+                place = {"cwd": "the working directory", "home": "the home", "tmp": "the temporary folder"}
+                sentence = f"The method left {path.relative_to(folder)} in {place[name]}."
+                found.append(Finding("files", "breach", sentence))
+            shutil.rmtree(folder)
+            folder.mkdir()
+        return [*found, Finding("files", "passed")]
+
+    def kill(self) -> None:
+        """Ends the process and its children, however they are."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            self.process.kill()
+        self.process.wait()
+
+
+def _death(code: int) -> str:
+    if code == 0:
+        return ""
+    if code < 0:
+        return f"the method's process was ended by {signal.Signals(-code).name}"
+    return f"the method's process ended by itself with exit code {code}"
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    libraries = str(folder / "libraries")
+    return os.environ | {
+        "HOME": str(folder / "home"),
+        "USERPROFILE": str(folder / "home"),
+        "TMPDIR": str(folder / "tmp"),
+        "TEMP": str(folder / "tmp"),
+        "BENCH_DATA": str(folder / "data"),
+        # Libraries' own caches, made at their first import, are not the method's doing.
+        "MPLCONFIGDIR": libraries,
+        "NUMBA_CACHE_DIR": libraries,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUSERBASE": site.getuserbase(),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]),
+    }
+
+
+def write_job(case: Case, folder: Path, steps: Sequence[str]) -> None:
+    """Writes what a worker is to do to ``job.json``."""
+    values = asdict(case) | {"folder": folder, "steps": list(steps), "method": case.base}
+    del values["base"], values["timeout"]
+    (folder / "job.json").write_text(json.dumps(values, default=str), encoding="utf-8")
