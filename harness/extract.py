@@ -16,7 +16,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -94,12 +94,25 @@ def unpack(archive: Path, folder: Path, limits: Limits, progress: Progress | Non
         with _members(archive) as members:
             for member in members:
                 work.take(member)
-        work.check_links()
+        check_links(archive, folder, work.links)
     except _DAMAGE as error:
         raise UserError(
             f"The archive {archive} is damaged or of a kind that cannot be unpacked "
             f"({str(error).rstrip('.') or type(error).__name__}): remove it and fetch it again."
         ) from error
+
+
+def check_links(archive: Path, folder: Path, links: Iterable[Path]) -> None:
+    """Makes sure that no link, by whatever chain, ends outside a folder: asked of the file system itself.
+
+    Raises:
+        UserError: a link leads out, or to nothing.
+    """
+    folder = folder.resolve()
+    for link in links:
+        end = Path(os.path.realpath(link))
+        if not end.is_relative_to(folder) or not end.exists():
+            raise _refusal(archive, f"{link.name!r} in it is a link that leads out of the folder")
 
 
 @contextmanager
@@ -145,15 +158,6 @@ class _Unpacking:
         else:
             raise self._refused(member.name, "is a device or another special file")
 
-    def check_links(self) -> None:
-        """Makes sure that no link, by whatever chain, ends outside: asked of the file system itself."""
-        for link in self.links:
-            end = Path(os.path.realpath(link))
-            if not end.is_relative_to(self.folder) or not end.exists():
-                raise self._refused(
-                    link.relative_to(self.folder).as_posix(), "is a link that leads out of the folder"
-                )
-
     def _place(self, name: str) -> Path:
         """Returns where a member belongs; no part of its way may lead elsewhere."""
         parts = PurePosixPath(name).parts
@@ -186,16 +190,14 @@ class _Unpacking:
         path.hardlink_to(source)
 
     def _refused(self, name: str, why: str) -> UserError:
-        return UserError(
-            f"The archive {self.archive} is refused, because {name!r} in it {why}: "
-            "get it from its owner anew."
-        )
+        return _refusal(self.archive, f"{name!r} in it {why}")
 
     def _bomb(self, what: str) -> UserError:
-        return UserError(
-            f"The archive {self.archive} is refused, because it holds {what}, the most that it should: "
-            "get it from its owner anew."
-        )
+        return _refusal(self.archive, f"it holds {what}, the most that it should")
+
+
+def _refusal(archive: Path, why: str) -> UserError:
+    return UserError(f"The archive {archive} is refused, because {why}: get it from its owner anew.")
 
 
 @contextmanager
