@@ -21,10 +21,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.errors import UserError
+from harness.choose import check_needs, configure_methods
 from harness.images import cache_dir
 from harness.measure import find_device
-from harness.plan import Options, choose_method
+from harness.plan import Options, choose
 from harness.registry import load_method, parse_name
 from harness.spec import Suite
 from harness.weights import Weights
@@ -124,7 +124,6 @@ def prepare(
     pretrained: bool = False,
     image_size: int = 64,
     device: str = "cpu",
-    assets: Mapping[str, Path] | None = None,
     timeout: float = 300.0,
 ) -> Case:
     """Finds a method and all that it needs.
@@ -137,7 +136,6 @@ def prepare(
         pretrained: whether backbones get their pretrained weights or random ones.
         image_size: side of the images in pixels, rounded up to what the method can take.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        assets: folder of each asset by name.
         timeout: seconds that one step may take.
 
     Raises:
@@ -155,26 +153,20 @@ def prepare(
         cache=cache_dir(),
         backbone_weights="pretrained" if pretrained else "none",
     )
-    # Every size fits into this one: the method's own step is known once its configuration is.
-    chosen = choose_method(parsed, suite.model_copy(update={"image_size": 0}), options)
-    needs = method.needs(chosen.config)
-    missing = [asset for asset in needs.assets if asset.name not in (assets or {})]
-    if missing:
-        raise UserError(
-            f"Method '{chosen.label}' needs the asset '{missing[0].name}' ({missing[0].about}), "
-            "which is not on this machine: fetch it with `bench prepare`."
-        )
-    step = needs.image_size_multiple
+    (one,) = configure_methods(suite)
+    step = one.needs.image_size_multiple
     steps = -(-image_size // step)
+    check_needs(one, suite.model_copy(update={"image_size": steps * step}))
+    chosen = choose(one, options)
     return Case(
-        base=chosen.name.base,
-        label=chosen.label,
-        config=chosen.config.model_dump(mode="json"),
+        base=one.name.base,
+        label=one.label,
+        config=one.config.model_dump(mode="json"),
         weights=chosen.weights,
         image_size=steps * step,
         odd_size=(steps + 1 + steps % 2) * step,
         device=options.device,
-        assets=assets or {},
+        assets={name: found.folder for name, found in chosen.assets.items()},
         timeout=timeout,
     )
 

@@ -100,10 +100,24 @@ class Layout(_Model):
 
 
 class Archive(_Model):
-    """A file that holds a dataset: its address and the SHA-256 sum of its bytes."""
+    """A file that holds a dataset, or a part of it.
 
-    url: str
+    Attributes:
+        url: its address.
+        sha256: the SHA-256 sum of its bytes.
+        max_files: it is refused if it holds more files and folders than this.
+        max_bytes: it is refused if it is longer than this, packed or unpacked.
+    """
+
+    url: Annotated[str, Field(pattern="^https?://[^ ]+/[^ /?#]+$")]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    max_files: Annotated[int, Field(gt=0)]
+    max_bytes: Annotated[int, Field(gt=0)]
+
+    @property
+    def file_name(self) -> str:
+        """The last part of the address."""
+        return self.url.rpartition("/")[2]
 
 
 class Card(_Model):
@@ -114,7 +128,8 @@ class Card(_Model):
         licence_verified: false where no licence file confirms the licence.
         citation: a BibTeX entry.
         folders: names of the dataset's folder tried below the data root.
-        note: how to get the data.
+        archives: files that ``bench data fetch`` downloads; empty where there is no stable address.
+        note: how to get the data by hand.
         generator: ``demo`` for data that the harness makes itself.
         categories: empty if every subfolder of the dataset's folder is a category.
     """

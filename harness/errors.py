@@ -13,6 +13,10 @@ class UserError(Exception):
     """
 
 
+class MissingError(UserError):
+    """Something is not on this machine that ``bench prepare`` may fetch."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns ``"Did you mean 'a' or 'b'?"`` for the names closest to ``name``, else all known names."""
     names = sorted(known)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
 import shutil
 import socket
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.(?P<pid>\d+)@(?P<host>.+)\.tmp$")
@@ -39,9 +41,50 @@ def temporary_name(stem: str) -> str:
 def remove_leftovers(folder: Path) -> None:
     """Removes what processes of this machine that no longer run left under construction."""
     for path in folder.glob("*.tmp"):
-        named = _TEMPORARY.search(path.name)
-        if named and named["host"] == socket.gethostname() and not _runs(int(named["pid"])):
+        if _orphan(path):
             remove(path)
+
+
+def claim_leftover(part: Path, own: Path) -> bool:
+    """Renames what an earlier download of a file left to ``own``; of several processes only one gets it.
+
+    Args:
+        part: where a download that was broken off leaves its bytes.
+        own: a :func:`temporary_name` for the same file.
+    """
+    killed = [path for path in part.parent.glob(f"{glob.escape(part.stem)}.*.tmp") if _orphan(path)]
+    for path in (part, *killed):
+        with contextlib.suppress(OSError):
+            path.rename(own)
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def folder_in_the_making(target: Path) -> Iterator[Path]:
+    """Gives an empty folder, which gets its name when the block ends well and vanishes when it does not.
+
+    Where another process has made ``target`` meanwhile, that one stays.
+
+    Raises:
+        OSError: the folder cannot be made or renamed.
+    """
+    temporary = target.parent / temporary_name(target.name)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        try:
+            temporary.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        remove(temporary)
+
+
+def _orphan(path: Path) -> bool:
+    named = _TEMPORARY.search(path.name)
+    return bool(named and named["host"] == socket.gethostname() and not _runs(int(named["pid"])))
 
 
 def _runs(pid: int) -> bool:

@@ -5,22 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from harness.assets import FoundAsset, find_asset
+from harness.choose import Configured, check_needs, configure_methods
 from harness.dataset import Card, card_names, category_names, dataset_root, load_card, read_category
 from harness.errors import UserError, nearest
 from harness.execute import RunTask
 from harness.images import data_fingerprint
-from harness.method import Hyperparameters, Method
 from harness.metrics import METRICS_VERSION
-from harness.registry import (
-    MethodName,
-    configure,
-    load_method,
-    method_names,
-    parse_name,
-    source_hash,
-)
+from harness.registry import source_hash
 from harness.spec import PROTOCOLS, Identity, RunRecord, RunSpec, Suite, run_key
 from harness.store import read_record, read_records, record_path
 from harness.weights import Weights, check_strides, find_weights
@@ -73,12 +67,9 @@ class Plan:
 class Chosen:
     """A method with its settings: everything about it that does not depend on data."""
 
-    label: str
-    name: MethodName
-    method: type[Method]
-    config: Hyperparameters
-    params: dict[str, Any]
+    configured: Configured
     weights: Mapping[str, Weights]
+    assets: Mapping[str, FoundAsset]
     source: str
 
 
@@ -95,7 +86,7 @@ class _Category:
 
 
 def make_plan(suite: Suite, options: Options) -> Plan:
-    """Checks every name, hyper-parameter, weight and data folder of a suite, and lists its runs.
+    """Checks every name, hyper-parameter, weight, asset and data folder of a suite, and lists its runs.
 
     Raises:
         UserError: anything is wrong that would stop a run; nothing has been started.
@@ -105,7 +96,10 @@ def make_plan(suite: Suite, options: Options) -> Plan:
             raise UserError(f"There is no protocol '{protocol}'. {nearest(protocol, PROTOCOLS)}")
     if not suite.seeds:
         raise UserError("No seed is given: there would be nothing to run.")
-    methods = _methods(suite, options)
+    configured = configure_methods(suite)
+    for one in configured:
+        check_needs(one, suite)
+    methods = [choose(one, options) for one in configured]
     tasks = []
     for category in _categories(suite, options):
         for protocol in dict.fromkeys(suite.protocols):
@@ -120,36 +114,40 @@ def make_plan(suite: Suite, options: Options) -> Plan:
 def _task(
     suite: Suite, options: Options, chosen: Chosen, category: _Category, protocol: str, seed: int
 ) -> RunTask:
+    method = chosen.configured
     spec = RunSpec(
         dataset=category.card.name,
         category=category.name,
-        method=chosen.label,
-        params=chosen.params,
+        method=method.label,
+        params=method.params,
         seed=seed,
         protocol=protocol,
         image_size=suite.image_size,
         limit_train=options.limit_train,
         backbone_weights=options.backbone_weights,
     )
+    weights = {name: found.sha256 for name, found in chosen.weights.items()}
+    assets = {f"asset:{name}": found.sha256 for name, found in chosen.assets.items()}
     identity = Identity(
-        method_version=chosen.method.version,
-        config=chosen.config.model_dump(mode="json"),
-        weights={name: weights.sha256 for name, weights in chosen.weights.items()},
+        method_version=method.method.version,
+        config=method.config.model_dump(mode="json"),
+        weights=weights | assets,
         data=category.fingerprint,
-        score_rule=chosen.method.score_rule,
+        score_rule=method.method.score_rule,
         source=chosen.source,
     )
     return RunTask(
         spec=spec,
         identity=identity,
         key=run_key(spec, identity),
-        method=chosen.name.base,
+        method=method.name.base,
         card=category.given,
         data_root=options.data_root,
         cache=options.cache,
         results=options.results,
         device=options.device,
         weights=chosen.weights,
+        assets={name: found.folder for name, found in chosen.assets.items()},
         keep=options.keep,
         suite=suite.about,
         categories=category.categories,
@@ -157,73 +155,20 @@ def _task(
     )
 
 
-def _methods(suite: Suite, options: Options) -> list[Chosen]:
-    names: list[str] = []
-    for name in suite.methods:
-        names += method_names() if name == "all" else [name]
-    parsed = {name: parse_name(name) for name in dict.fromkeys(names)}
-    short = {name.short() for name in parsed.values()}
-    stray = sorted(set(suite.set) - short)
-    if stray:
-        raise UserError(
-            f"A parameter is set for method '{stray[0]}', which is not run. {nearest(stray[0], short)}"
-        )
-    if not parsed:
-        raise UserError(f"No method is given. {nearest('', method_names())}")
-    return [choose_method(name, suite, options) for name in parsed.values()]
-
-
-def choose_method(name: MethodName, suite: Suite, options: Options) -> Chosen:
-    """Checks one method of a suite: its hyper-parameters, modules, image size and weights.
+def choose(one: Configured, options: Options) -> Chosen:
+    """Finds the weights and assets of a method.
 
     Raises:
-        UserError: anything about it would stop a run.
+        UserError: they are not on this machine, or a backbone has not the strides that the method needs.
     """
-    method = load_method(name.base)
-    given: dict[str, Any] = dict(suite.set.get(name.short(), {}))
-    if suite.backbone and "backbone" in method.Config.model_fields:
-        given.setdefault("backbone", suite.backbone)
-    config = configure(method, name.short(), {**given, **name.params})
-    values = config.model_dump(mode="json")
-    inside = ",".join(f"{key}={_text(values[key])}" for key in sorted(name.params))
-    label = name.short() + (f"[{inside}]" if inside else "")
-    defaults = {
-        key: info.get_default(call_default_factory=True) for key, info in method.Config.model_fields.items()
-    }
-    params = {key: value for key, value in values.items() if getattr(config, key) != defaults[key]}
-    needs = method.needs(config)
-    missing = [module for module in needs.modules if not _importable(module)]
-    if missing:
-        extra = f': pip install "ulsad-bench[{needs.extra}]"' if needs.extra else ""
-        raise UserError(f"Method '{label}' needs the module '{missing[0]}', which is not installed{extra}.")
-    if suite.image_size % needs.image_size_multiple:
-        raise UserError(
-            f"Method '{label}' needs an image size divisible by {needs.image_size_multiple}, "
-            f"not {suite.image_size}."
-        )
     weights = {}
-    for backbone, strides in needs.backbones.items():
+    for backbone, strides in one.needs.backbones.items():
         pretrained = options.backbone_weights == "pretrained"
         weights[backbone] = find_weights(backbone, options.cache, pretrained)
         if strides:
-            check_strides(backbone, strides)
-    return Chosen(label, name, method, config, params, weights, source_hash(name))
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list):
-        return f"[{','.join(_text(v) for v in value)}]"
-    return str(value)
-
-
-def _importable(module: str) -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec(module) is not None
+            check_strides(weights[backbone].backbone, strides)
+    assets = {asset.name: find_asset(asset, options.cache) for asset in one.needs.assets}
+    return Chosen(one, weights, assets, source_hash(one.name))
 
 
 def _categories(suite: Suite, options: Options) -> list[_Category]:

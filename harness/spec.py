@@ -116,7 +116,8 @@ class Identity(Frozen):
     Attributes:
         method_version: the integer its author raises when results change.
         config: every hyper-parameter, defaults included.
-        weights: SHA-256 of the pretrained weights by backbone name (``random`` for none).
+        weights: SHA-256 of the pretrained weights by backbone name (``random`` for none), and of what assets
+            hold as ``asset:<name>``.
         data: fingerprint of the category's files.
         score_rule: how the method turns a map into an image score.
         source: SHA-256 of a private method's file, empty for an installed method.

