@@ -90,7 +90,7 @@ def fetch_asset(asset: Asset, cache: Path, progress: Progress | None = None) -> 
         UserError: it has no address, cannot be had, or is not what it should be.
     """
     if not asset.url:
-        return find_asset(asset, cache)
+        return find_asset(asset, cache)  # says what to do by hand
     folder = asset_folder(asset, cache)
     name = asset.url.partition("?")[0].rpartition("/")[2] or asset.name
     file = folder.parent / f"{asset.name}-{name}"
