@@ -90,7 +90,7 @@ def fetch_asset(asset: Asset, cache: Path, progress: Progress | None = None) -> 
         UserError: it has no address, cannot be had, or is not what it should be.
     """
     if not asset.url:
-        return find_asset(asset, cache)
+        return find_asset(asset, cache)  # says what to do by hand
     folder = asset_folder(asset, cache)
     name = asset.url.partition("?")[0].rpartition("/")[2] or asset.name
     file = folder.parent / f"{asset.name}-{name}"
@@ -147,7 +147,7 @@ def _photographs(folder: Path) -> FoundAsset:
             for name, pixels in _bundled():
                 # Pixels are hashed, because the bytes of a PNG file change with the version of zlib.
                 digest.update(f"{name} {pixels.shape}".encode() + pixels.tobytes())
-                Image.fromarray(pixels).save(made / name)
+                Image.fromarray(pixels).save(made / name, compress_level=1)
             names = " ".join(sorted(path.name for path in made.iterdir()))
             text = json.dumps({"files": names, "contents": digest.hexdigest()})
             (made / _MARKER).write_text(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,100 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness import __version__
+from harness.cli_data import cache, data, prepare
 from harness.cli_methods import register
+from harness.cli_options import HELP, RUN_OPTIONS, chosen_suite, sentences, with_options
 from harness.errors import UserError
 
 if TYPE_CHECKING:
     from harness.plan import Options, Plan
     from harness.spec import Suite
-
-HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-
-
-def _names(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
-    """Splits at the commas outside brackets."""
-    if value is None:
-        return None
-    from harness.registry import split_names
-
-    return split_names(value)
-
-
-def _seeds(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | None:
-    """Reads ``0,1,2`` or ``0-4``."""
-    if value is None:
-        return None
-    seeds: list[int] = []
-    for part in value.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise click.BadParameter(f"'{part}' is no seed; give e.g. 0,1,2 or 0-4.")
-        seeds += range(int(first), int(last or first) + 1)
-    if any(seed >= 2**31 for seed in seeds):
-        raise click.BadParameter("a seed must be below 2147483648.")
-    return seeds
-
-
-_RUN_OPTIONS = (
-    click.option("--suite", default=None, help="Built-in suite or path/to/suite.toml.  [default: demo]"),
-    click.option(
-        "--methods", callback=_names, help="Comma-separated; all; ulsad[lambda_l=0]; my.py:MyMethod."
-    ),
-    click.option("--datasets", callback=_names, help="Comma-separated names, paths of cards, or all."),
-    click.option("--categories", callback=_names, help="Comma-separated; category or dataset/category."),
-    click.option("--seeds", callback=_seeds, help="E.g. 0,1,2 or 0-4."),
-    click.option("--protocol", "protocols", callback=_names, help="strict, paper, or both: strict,paper."),
-    click.option(
-        "--set", "assignments", multiple=True, metavar="METHOD.PARAM=VALUE", help="Hyper-parameter."
-    ),
-    click.option("--backbone", help="timm backbone for every method that has one."),
-    click.option(
-        "--backbone-weights",
-        type=click.Choice(["pretrained", "none"]),
-        default="pretrained",
-        show_default=True,
-        help="none: random weights, marked everywhere.",
-    ),
-    click.option("--image-size", type=click.IntRange(32, 4096), help="Side of the images in pixels."),
-    click.option("--limit-train", type=click.IntRange(1), help="At most so many training images."),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
-    click.option(
-        "--data-root", envvar="BENCH_DATA", type=click.Path(path_type=Path), help="Folder of datasets."
-    ),
-    click.option("--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True),
-    click.option(
-        "--overwrite",
-        type=click.Choice(["never", "failed", "stale", "always"]),
-        default="failed",
-        show_default=True,
-        help="Which runs that have a record are done again.",
-    ),
-    click.option(
-        "--keep", callback=_names, help="Leave beside the records: maps, weights (comma-separated)."
-    ),
-    click.option("--debug", is_flag=True, help="Show tracebacks."),
-)
-
-
-def _with(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
-    def apply(function: Any) -> Any:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return apply
-
-
-@contextmanager
-def _sentences(debug: bool) -> Iterator[None]:
-    """Turns what a user can mend into one sentence and exit code 2."""
-    try:
-        yield
-    except UserError as error:
-        if debug:
-            raise
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
 
 
 @contextmanager
@@ -126,7 +40,7 @@ def main() -> None:
 
 
 @main.command()
-@_with(_RUN_OPTIONS)
+@with_options(RUN_OPTIONS)
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds after which a run is ended."
 )
@@ -144,7 +58,7 @@ def run(timeout: float | None, report: bool, report_to: Path, quiet: bool, debug
 
     Finished runs are kept, so that the same command goes on where it was stopped.
     """
-    with _sentences(debug), _stoppable():
+    with sentences(debug), _stoppable():
         from rich.console import Console
 
         console = Console(highlight=False)
@@ -167,10 +81,10 @@ def run(timeout: float | None, report: bool, report_to: Path, quiet: bool, debug
 
 
 @main.command()
-@_with(_RUN_OPTIONS)
+@with_options(RUN_OPTIONS)
 def plan(debug: bool, **given: Any) -> None:
     """Print what `bench run` with the same options would do."""
-    with _sentences(debug):
+    with sentences(debug):
         from rich.console import Console
 
         from harness.plan import expected_time
@@ -192,7 +106,7 @@ def plan(debug: bool, **given: Any) -> None:
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def report(results: Path, output: Path, debug: bool) -> None:
     """Write leaderboard.csv, index.html and LaTeX tables from the records."""
-    with _sentences(debug):
+    with sentences(debug):
         from rich.console import Console
 
         _report(results, output, Console(highlight=False), quiet=False)
@@ -225,51 +139,8 @@ def list_suites() -> None:
         click.echo(f"{name:12} {load_suite(name).title}")
 
 
-@main.group()
-def data() -> None:
-    """Look after datasets."""
-
-
-@data.command()
-@click.argument("dataset")
-@click.option("--categories", callback=_names, help="Comma-separated; all by default.")
-@click.option("--data-root", envvar="BENCH_DATA", type=click.Path(path_type=Path), help="Folder of datasets.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
-def check(dataset: str, categories: list[str] | None, data_root: Path | None, debug: bool) -> None:
-    """Compare a dataset on disk with its card."""
-    with _sentences(debug):
-        from harness.datacheck import check_dataset
-        from harness.dataset import load_card
-        from harness.images import cache_dir
-
-        problems = check_dataset(load_card(dataset), categories, data_root, cache_dir())
-        for problem in problems:
-            path = f"{problem.path}: " if problem.path else ""
-            click.echo(f"{problem.severity}: {problem.category}: {path}{problem.message}")
-        errors = sum(problem.severity == "error" for problem in problems)
-        click.echo(f"{dataset}: {errors} errors, {len(problems) - errors} warnings.")
-        sys.exit(1 if errors else 0)
-
-
-@main.group(invoke_without_command=True)
-@click.pass_context
-def cache(context: click.Context) -> None:
-    """Show the cache of decoded images; `bench cache clear` empties it."""
-    if context.invoked_subcommand is None:
-        from harness.images import cache_dir, cache_entries
-
-        entries = cache_entries(cache_dir())
-        size = sum(entry.bytes for entry in entries)
-        click.echo(f"{cache_dir()}: {len(entries)} entries, {size / 1e6:.1f} MB")
-
-
-@cache.command()
-def clear() -> None:
-    """Remove everything from the cache; it is made again when needed."""
-    from harness.images import cache_dir, clear_cache
-
-    count, size = clear_cache(cache_dir())
-    click.echo(f"Removed {count} entries, {size / 1e6:.1f} MB.")
+for command in (data, cache, prepare):
+    main.add_command(command)
 
 
 def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
@@ -279,21 +150,12 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
     from harness.images import cache_dir
     from harness.measure import find_device
     from harness.plan import Options, make_plan
-    from harness.spec import Suite
-    from harness.suite import load_suite, override
 
     logging.getLogger("timm").setLevel(logging.ERROR)
     keep = frozenset(given["keep"] or ())
     if stray := sorted(keep - {"maps", "weights"}):
         raise UserError(f"--keep {stray[0]}: there are maps and weights to keep.")
-    own = {name: given[name] for name in ("methods", "datasets", "categories", "seeds", "protocols")}
-    own |= {"image_size": given["image_size"], "backbone": given["backbone"]}
-    chosen = {name: value for name, value in own.items() if value is not None}
-    base = load_suite(given["suite"] or "demo")
-    if given["suite"] is None and "datasets" in chosen:
-        # A run of one's own, at the papers' values: nothing of the demo's cut trainings and small images.
-        base = Suite(title="Runs", methods=base.methods, datasets=chosen["datasets"])
-    suite = override(base, chosen, given["assignments"])
+    suite = chosen_suite(given)
     options = Options(
         device=find_device(given["device"]),
         data_root=given["data_root"],

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 if TYPE_CHECKING:
     from harness.execute import RunTask
@@ -95,6 +104,15 @@ class Display(AbstractContextManager["Display"]):
     def _say(self, text: str, markup: bool) -> None:
         if not self._quiet:
             self._console.print(text, markup=markup, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def download_bar(console: Console, label: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Shows one download on a terminal; the function it gives is told bytes done and in all."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(escape(label), total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def percent(value: float | None) -> str:

@@ -10,7 +10,7 @@ import csv
 import glob
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Literal
@@ -189,6 +189,20 @@ def _cards_folder() -> Path:
 def card_names() -> list[str]:
     """Returns the names of the built-in cards."""
     return sorted(path.stem for path in _cards_folder().glob("*.toml"))
+
+
+def dataset_names(given: Sequence[str]) -> list[str]:
+    """Returns names and paths of cards, ``all`` replaced by every built-in card but the demo.
+
+    Raises:
+        UserError: none is given.
+    """
+    names: list[str] = []
+    for name in given:
+        names += [card for card in card_names() if card != "demo"] if name == "all" else [name]
+    if not names:
+        raise UserError(f"No dataset is given. {nearest('', card_names())}")
+    return list(dict.fromkeys(names))
 
 
 def load_card(name_or_path: str | Path) -> Card:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from harness.assets import FoundAsset, find_asset
 from harness.choose import Configured, check_needs, configure_methods
-from harness.dataset import Card, card_names, category_names, dataset_root, load_card, read_category
+from harness.dataset import Card, category_names, dataset_names, dataset_root, load_card, read_category
 from harness.errors import UserError, nearest
 from harness.execute import RunTask
 from harness.images import data_fingerprint
@@ -172,14 +172,9 @@ def choose(one: Configured, options: Options) -> Chosen:
 
 
 def _categories(suite: Suite, options: Options) -> list[_Category]:
-    given: list[str] = []
-    for name in suite.datasets:
-        given += [card for card in card_names() if card != "demo"] if name == "all" else [name]
-    if not given:
-        raise UserError(f"No dataset is given. {nearest('', card_names())}")
     chosen: list[_Category] = []
     known: set[str] = set()
-    for name in dict.fromkeys(given):
+    for name in dataset_names(suite.datasets):
         card = load_card(name)
         root = dataset_root(card, options.data_root, options.cache)
         names = category_names(card, root)

@@ -1,0 +1,142 @@
+"""``bench data``, ``bench cache`` and ``bench prepare``: what runs need, and where it lies."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli_options import RUN_OPTIONS, chosen_suite, names, sentences, with_options
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.dataset import Card
+
+
+@click.group()
+def data() -> None:
+    """Look after datasets."""
+
+
+@data.command()
+@click.argument("dataset")
+@click.option("--categories", callback=names, help="Comma-separated; all by default.")
+@click.option("--data-root", envvar="BENCH_DATA", type=click.Path(path_type=Path), help="Folder of datasets.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def check(dataset: str, categories: list[str] | None, data_root: Path | None, debug: bool) -> None:
+    """Compare a dataset on disk with its card."""
+    with sentences(debug):
+        from harness.datacheck import check_dataset
+        from harness.dataset import load_card
+        from harness.images import cache_dir
+
+        problems = check_dataset(load_card(dataset), categories, data_root, cache_dir())
+        for problem in problems:
+            path = f"{problem.path}: " if problem.path else ""
+            click.echo(f"{problem.severity}: {problem.category}: {path}{problem.message}")
+        errors = sum(problem.severity == "error" for problem in problems)
+        click.echo(f"{dataset}: {errors} errors, {len(problems) - errors} warnings.")
+        sys.exit(1 if errors else 0)
+
+
+@data.command()
+@click.argument("dataset")
+@click.option("--accept-licence", is_flag=True, help="Accept the dataset's licence without being asked.")
+@click.option("--data-root", envvar="BENCH_DATA", type=click.Path(path_type=Path), help="Folder of datasets.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def fetch(dataset: str, accept_licence: bool, data_root: Path | None, debug: bool) -> None:
+    """Download a dataset and unpack it below the data root."""
+    with sentences(debug):
+        from rich.console import Console
+
+        from harness.console import download_bar
+        from harness.dataset import load_card
+        from harness.fetch import fetch_dataset, present_folder
+
+        card = load_card(dataset)
+        if card.generator:
+            click.echo(card.note)
+            return
+        if data_root is None:
+            raise UserError("Where to put the dataset? Give --data-root, or set BENCH_DATA.")
+        if (folder := present_folder(card, data_root)) is not None:
+            click.echo(f"{folder} is there already; `bench data check {dataset}` compares it with the card.")
+            return
+        _show_licence(card)
+        if card.archives:
+            _accept(card, accept_licence)
+        with download_bar(Console(), card.title) as progress:
+            folder = fetch_dataset(card, data_root, progress)
+        click.echo(f"{card.title} lies in {folder}; `bench data check {dataset}` compares it with the card.")
+
+
+def _show_licence(card: Card) -> None:
+    doubt = "" if card.licence_verified else " (no licence file confirms it)"
+    click.echo(f"{card.title}\n  licence:  {card.licence}{doubt}\n  homepage: {card.homepage}")
+
+
+def _accept(card: Card, accepted: bool) -> None:
+    if accepted:
+        return
+    if not sys.stdin.isatty():
+        raise UserError(
+            f"{card.title} is given under {card.licence}: read it on {card.homepage}, and if you accept it, "
+            "give --accept-licence."
+        )
+    if not click.confirm("Do you accept the licence?"):
+        raise UserError(f"{card.title} is not fetched, because its licence was not accepted.")
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def cache(context: click.Context) -> None:
+    """Show the cache; `bench cache clear` empties it of what can be made again."""
+    if context.invoked_subcommand is None:
+        from harness.images import cache_dir, cache_entries
+
+        entries = cache_entries(cache_dir())
+        size = sum(entry.bytes for entry in entries)
+        click.echo(f"{cache_dir()}: {len(entries)} entries, {size / 1e6:.1f} MB")
+
+
+@cache.command()
+def clear() -> None:
+    """Remove decoded images and the demo, which are made again when needed; downloads stay."""
+    from harness.images import cache_dir, clear_cache
+
+    count, size = clear_cache(cache_dir())
+    click.echo(f"Removed {count} entries, {size / 1e6:.1f} MB.")
+
+
+@click.command()
+@with_options(RUN_OPTIONS)
+@click.option("--offline", is_flag=True, help="Download nothing: only say what is there.")
+def prepare(offline: bool, debug: bool, **given: Any) -> None:
+    """Download what `bench run` with the same options needs, and say what is to be done by hand.
+
+    A run itself never downloads. Exit code 0 means that everything is there.
+    """
+    with sentences(debug):
+        from functools import partial
+
+        from rich.console import Console
+
+        from harness.console import download_bar
+        from harness.images import cache_dir
+        from harness.prepare import Places
+        from harness.prepare import prepare as items
+
+        places = Places(
+            cache=cache_dir(),
+            data_root=given["data_root"],
+            offline=offline,
+            pretrained=given["backbone_weights"] == "pretrained",
+        )
+        missing = 0
+        for item in items(chosen_suite(given), places, partial(download_bar, Console())):
+            click.echo(f"{item.state:8} {item.what}: {item.note}")
+            missing += item.state == "missing"
+        click.echo(f"{missing} missing." if missing else "Everything is there.")
+        sys.exit(1 if missing else 0)

@@ -1,0 +1,119 @@
+"""What several commands of ``bench`` share: their options, and how errors are said."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.spec import Suite
+
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+def names(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
+    """Splits at the commas outside brackets."""
+    if value is None:
+        return None
+    from harness.registry import split_names
+
+    return split_names(value)
+
+
+def _seeds(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | None:
+    """Reads ``0,1,2`` or ``0-4``."""
+    if value is None:
+        return None
+    seeds: list[int] = []
+    for part in value.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise click.BadParameter(f"'{part}' is no seed; give e.g. 0,1,2 or 0-4.")
+        seeds += range(int(first), int(last or first) + 1)
+    if any(seed >= 2**31 for seed in seeds):
+        raise click.BadParameter("a seed must be below 2147483648.")
+    return seeds
+
+
+RUN_OPTIONS = (
+    click.option("--suite", default=None, help="Built-in suite or path/to/suite.toml.  [default: demo]"),
+    click.option(
+        "--methods", callback=names, help="Comma-separated; all; ulsad[lambda_l=0]; my.py:MyMethod."
+    ),
+    click.option("--datasets", callback=names, help="Comma-separated names, paths of cards, or all."),
+    click.option("--categories", callback=names, help="Comma-separated; category or dataset/category."),
+    click.option("--seeds", callback=_seeds, help="E.g. 0,1,2 or 0-4."),
+    click.option("--protocol", "protocols", callback=names, help="strict, paper, or both: strict,paper."),
+    click.option(
+        "--set", "assignments", multiple=True, metavar="METHOD.PARAM=VALUE", help="Hyper-parameter."
+    ),
+    click.option("--backbone", help="timm backbone for every method that has one."),
+    click.option(
+        "--backbone-weights",
+        type=click.Choice(["pretrained", "none"]),
+        default="pretrained",
+        show_default=True,
+        help="none: random weights, marked everywhere.",
+    ),
+    click.option("--image-size", type=click.IntRange(32, 4096), help="Side of the images in pixels."),
+    click.option("--limit-train", type=click.IntRange(1), help="At most so many training images."),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+    click.option(
+        "--data-root", envvar="BENCH_DATA", type=click.Path(path_type=Path), help="Folder of datasets."
+    ),
+    click.option("--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True),
+    click.option(
+        "--overwrite",
+        type=click.Choice(["never", "failed", "stale", "always"]),
+        default="failed",
+        show_default=True,
+        help="Which runs that have a record are done again.",
+    ),
+    click.option("--keep", callback=names, help="Leave beside the records: maps, weights (comma-separated)."),
+    click.option("--debug", is_flag=True, help="Show tracebacks."),
+)
+
+
+def with_options(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
+    """Gives a command several options."""
+
+    def apply(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return apply
+
+
+@contextmanager
+def sentences(debug: bool) -> Iterator[None]:
+    """Turns what a user can mend into one sentence and exit code 2."""
+    try:
+        yield
+    except UserError as error:
+        if debug:
+            raise
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+
+
+def chosen_suite(given: dict[str, Any]) -> Suite:
+    """Returns the suite that options ask for; an option that is not given means the suite's own value."""
+    from harness.spec import Suite
+    from harness.suite import load_suite, override
+
+    own = {name: given[name] for name in ("methods", "datasets", "categories", "seeds", "protocols")}
+    own |= {"image_size": given["image_size"], "backbone": given["backbone"]}
+    chosen = {name: value for name, value in own.items() if value is not None}
+    base = load_suite(given["suite"] or "demo")
+    if given["suite"] is None and "datasets" in chosen:
+        # A run of one's own, at the papers' values: nothing of the demo's cut trainings and small images.
+        base = Suite(title="Runs", methods=base.methods, datasets=chosen["datasets"])
+    return override(base, chosen, given["assignments"])
