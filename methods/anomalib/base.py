@@ -73,7 +73,7 @@ class FeatureMaps:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> list[Tensor]:
         """uint8 ``[B, 3, S, S]`` → feature maps ``[B, C, h, w]``."""
-        X = (images.to(self._device).float() / 255 - self._mean) / self._std
+        X = (images.to(self._device).contiguous().float() / 255 - self._mean) / self._std
         return self._backbone(X)
 
     def flat(self, images: Tensor) -> Tensor:

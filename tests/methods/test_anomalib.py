@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from methods.anomalib.fastflow import FastFlow
 from methods.anomalib.padim import PaDiM, fit_gaussians
 from methods.anomalib.patchcore import PatchCore
 from methods.anomalib.reverse_distillation import ReverseDistillation
+from tests.bench_engine import by_engine, engine_module, pictures
 
 pytest.importorskip("anomalib", reason="the extra 'anomalib' is not installed")
 
@@ -306,7 +308,9 @@ def lightning(name: str) -> Any:
         "visualizer": False,
     }
     if name == "cflow":
-        common["fiber_batch_size"] = 6  # leaves a remainder
+        common |= {"fiber_batch_size": 15, "coupling_blocks": 2}  # leaves a remainder
+    if name == "fastflow":
+        common["flow_steps"] = 2
     module: Any = {"cflow": Cflow, "fastflow": Fastflow, "reverse_distillation": Theirs_}[name](**common)
     module.log = lambda *_, **__: None
     module.manual_backward = lambda loss: loss.backward()
@@ -330,7 +334,14 @@ def their_losses(module: Any, batches: list[Tensor]) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("name", ["cflow", "fastflow", "reverse_distillation"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("cflow", marks=pytest.mark.slow),
+        "fastflow",
+        pytest.param("reverse_distillation", marks=pytest.mark.slow),
+    ],
+)
 def test_first_losses_are_the_lightning_modules(name: str, lite: Setup) -> None:
     module = lightning(name)
     network = module.model.feature_extractor if name == "fastflow" else None
@@ -339,14 +350,14 @@ def test_first_losses_are_the_lightning_modules(name: str, lite: Setup) -> None:
     setup = replace(lite, load_features=lambda *_: backbone)
     images = Images(textured(8, 4))
     uint8 = [images.batch([(i + j) % 8 for j in range(4)]) for i in range(20)]
-    X = [batch.float() / 255 for batch in uint8]
+    X = [batch.contiguous().float() / 255 for batch in uint8]
     method = build(
         name,
         setup,
         backbone="resnet18",
         **{
-            "cflow": {"fibre_batch": 6, "lr": 1e-4},
-            "fastflow": {"flow_steps": 8},
+            "cflow": {"fibre_batch": 15, "coupling_blocks": 2, "lr": 1e-4},
+            "fastflow": {},
             "reverse_distillation": {"beta2": 0.99},
         }[name],
     )
@@ -379,3 +390,86 @@ def test_optimisers_differ_from_anomalibs_only_where_documented(lite: Setup) -> 
     assert isinstance(method, ReverseDistillation)
     group = method.optimiser().param_groups[0]
     assert (group["lr"], group["betas"]) == (0.005, (0.5, 0.999))
+
+
+# Parity with anomalib's Engine: the same weights, channels, projection and first pick
+
+
+def same_draws(name: str, module: Any, method: Method, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives the Engine's model what ours draws; the selection itself stays theirs."""
+    from anomalib.models.components import KCenterGreedy
+    from anomalib.models.image.patchcore import torch_model
+
+    if name == "padim":
+        module.model.idx = method.state_dict()["channels"]
+        return
+    assert isinstance(method, PatchCore)
+    features = sum(shape[0] for shape in method._maps.shapes)
+    rows = count * method._maps.shapes[0][1] ** 2
+    generator = torch.Generator().manual_seed(0)
+    projection = sparse_projection(rows, features, generator)
+    start = torch.randint(rows, (1,), generator=generator)
+
+    class Projection:
+        def fit(self, _: Tensor) -> None: ...
+
+        def transform(self, x: Tensor) -> Tensor:
+            return x @ projection
+
+    class Greedy(KCenterGreedy):  # type: ignore[misc]
+        def select_coreset_idxs(self) -> list[int]:
+            self.model = Projection()
+            with monkeypatch.context() as patch:
+                patch.setattr(torch, "randint", lambda **_: start)
+                picks: list[int] = super().select_coreset_idxs()
+            return picks
+
+    monkeypatch.setattr(torch_model, "KCenterGreedy", Greedy)
+
+
+def both(
+    name: str, setup: Setup, train: Images, test: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[Tensor, Tensor]]:
+    """Scores and maps by the Engine and by us."""
+    size = setup.image_size
+    params: dict[str, object] = {"upsample": "nearest"} if name == "patchcore" else {}
+    method = build(name, setup, center_crop=1, **params)
+    method.fit(TrainingData(train, train, 0), lambda _: None)
+    ours = [method.predict(batch) for batch in test.batches(32)]
+    module = engine_module(name, setup.load_features, LITE, size, channels=40)
+    same_draws(name, module, method, len(train), monkeypatch)
+    theirs = by_engine(module, train, test, tmp_path)
+    return [theirs, (torch.cat([p.score for p in ours]), torch.cat([p.map for p in ours]))]
+
+
+@pytest.mark.parametrize("name", ["padim", "patchcore"])
+def test_raw_maps_are_the_engines(
+    name: str, lite: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = textured(6, 2)
+    images[3, 20:30, 20:30] = 255
+    theirs, ours = both(name, lite, Images(textured(12)), Images(images), tmp_path, monkeypatch)
+    torch.testing.assert_close(ours[1], theirs[1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("category", ["mvtec/screw", "mpdd/metal_plate"])
+@pytest.mark.parametrize("name", ["padim", "patchcore"])
+def test_aurocs_are_the_engines(
+    name: str, category: str, lite: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    shared = os.environ.get("BENCH_SHARED")
+    if not shared:
+        pytest.skip("BENCH_SHARED names no folder with real images")
+    size = 128
+    found = pictures(Path(shared) / "data" / category, size, 40)
+    setup = replace(lite, image_size=size)
+    theirs, ours = both(name, setup, found.train, found.test, tmp_path, monkeypatch)
+    for truth, a, b in (
+        (found.labels, theirs[0], ours[0]),
+        (found.masks.ravel(), theirs[1].flatten(), ours[1].flatten()),
+    ):
+        assert roc_auc_score(truth, b.numpy()) == pytest.approx(roc_auc_score(truth, a.numpy()), abs=1e-3)
