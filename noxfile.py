@@ -53,6 +53,12 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session(python=False)
+def bench(session: nox.Session) -> None:
+    """PaDiM and PatchCore against anomalib's Engine on real images, which BENCH_SHARED names."""
+    session.run(PYTHON, "-m", "tests.bench_engine", *session.posargs)
+
+
+@nox.session(python=False)
 def wheel(session: nox.Session) -> None:
     """Builds the wheel, installs it into an empty environment elsewhere, and runs the demo there."""
     with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,197 @@
+"""PaDiM and PatchCore by us and by anomalib's Engine, side by side in one process: `nox -s bench`.
+
+Both get the same images from memory and the same backbone with the same weights. The Engine runs bare: no
+post-processor, metrics, pictures or logger, which it has by default and which cost it more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from harness.method import Images, Setup, TrainingData
+from harness.weights import find_weights, load_features
+from methods.anomalib.padim import PaDiM, PaDiMConfig
+from methods.anomalib.patchcore import PatchCore, PatchCoreConfig
+
+LITE = "tf_efficientnet_lite0"
+# Indices of timm's feature maps, and their strides.
+LAYERS = {"padim": {1: 4, 2: 8, 3: 16}, "patchcore": {2: 8, 3: 16}}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A category in MVTec's layout.
+
+    Attributes:
+        labels: whether each test image is anomalous, ``[N]``.
+        masks: anomalous pixels of the test images, ``[N, S, S]``.
+    """
+
+    train: Images
+    test: Images
+    labels: NDArray[np.bool_]
+    masks: NDArray[np.bool_]
+
+
+def pictures(folder: Path, size: int, limit: int | None = None) -> Pictures:
+    """Reads a category in MVTec's layout; of training and test images at most ``limit``, evenly chosen."""
+
+    def chosen(paths: list[Path]) -> list[Path]:
+        step = max(1, len(paths) // limit) if limit else 1
+        return paths[::step][:limit]
+
+    def read(path: Path) -> NDArray[np.uint8]:
+        image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+        return np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+
+    def mask(path: Path) -> NDArray[np.bool_]:
+        if path.parent.name == "good":
+            return np.zeros((size, size), np.bool_)
+        name = folder / "ground_truth" / path.parent.name / f"{path.stem}_mask.png"
+        return cv2.resize(cv2.imread(str(name), 0), (size, size), interpolation=cv2.INTER_NEAREST) > 0
+
+    train = chosen(sorted((folder / "train" / "good").glob("*.png")))
+    test = chosen(sorted((folder / "test").glob("*/*.png")))
+    return Pictures(
+        Images(np.stack([read(p) for p in train])),
+        Images(np.stack([read(p) for p in test])),
+        np.array([p.parent.name != "good" for p in test]),
+        np.stack([mask(p) for p in test]),
+    )
+
+
+def engine_module(
+    name: str, features: Callable[[str, Sequence[int]], Any], backbone: str, size: int, channels: int = 100
+) -> Any:
+    """Returns anomalib's Lightning module with the harness's weights and normalisation, bare."""
+    from anomalib.models import Padim, Patchcore
+    from anomalib.pre_processing import PreProcessor
+    from torchvision.transforms.v2 import Normalize
+
+    ours = features(backbone, tuple(LAYERS[name].values()))
+    special: dict[str, Any] = {"n_features": channels} if name == "padim" else {}
+    module: Any = {"padim": Padim, "patchcore": Patchcore}[name](
+        backbone=backbone,
+        layers=list(LAYERS[name]),
+        pre_trained=False,
+        pre_processor=PreProcessor(transform=Normalize(list(ours.mean), list(ours.std))),
+        post_processor=False,
+        evaluator=False,
+        visualizer=False,
+        **special,
+    )
+    module.model.feature_extractor.feature_extractor.load_state_dict(ours.network.state_dict())
+    return module
+
+
+def by_engine(module: Any, train: Images, test: Images, folder: Path) -> tuple[Tensor, Tensor]:
+    """Fits and predicts with anomalib's Engine; returns scores ``[N]`` and maps ``[N, S, S]``."""
+    from anomalib.data import ImageItem
+    from anomalib.data.dataclasses.torch import ImageBatch
+    from anomalib.engine import Engine
+    from torch.utils.data import DataLoader, Dataset
+
+    class Items(Dataset[Any]):
+        def __init__(self, images: Images) -> None:
+            self.images = images
+
+        def __len__(self) -> int:
+            return len(self.images)
+
+        def __getitem__(self, index: int) -> Any:
+            return ImageItem(image=self.images.batch([index])[0].contiguous().float() / 255)
+
+    def loader(images: Images) -> Any:
+        return DataLoader(Items(images), batch_size=32, collate_fn=ImageBatch.collate)
+
+    engine = Engine(default_root_dir=folder, accelerator="cpu", devices=1, enable_progress_bar=False)
+    engine.fit(module, train_dataloaders=loader(train))
+    found: Any = engine.predict(module, dataloaders=loader(test), return_predictions=True)
+    scores = torch.cat([batch.pred_score.reshape(-1) for batch in found])
+    maps = torch.cat([batch.anomaly_map.reshape(-1, *batch.anomaly_map.shape[-2:]) for batch in found])
+    return scores, maps
+
+
+def by_us(name: str, setup: Setup, train: Images, test: Images) -> None:
+    """Fits and predicts with ours."""
+    config = {"backbone": LITE, "center_crop": 1}
+    method: PaDiM | PatchCore
+    if name == "padim":
+        method = PaDiM(PaDiMConfig.model_validate(config | {"channels": 100}), setup)
+    else:
+        method = PatchCore(PatchCoreConfig.model_validate(config | {"upsample": "nearest"}), setup)
+    method.fit(TrainingData(train, train, 0), lambda _: None)
+    for batch in test.batches(32):
+        method.predict(batch)
+
+
+def clocked(run: Callable[[], object]) -> float:
+    """Returns the wall time of a call in seconds."""
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Measures and prints; what neither side is charged for is importing anomalib."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--limit", type=int, default=60, help="training and test images, 0 for all")
+    parser.add_argument("--size", type=int, default=256, help="side of the images")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--methods", nargs="+", default=["padim", "patchcore"])
+    options = parser.parse_args()
+    shared = os.environ.get("BENCH_SHARED")
+    if not shared:
+        raise SystemExit("Name the folder that holds data/mvtec/screw in BENCH_SHARED.")
+    warnings.simplefilter("ignore")
+    import anomalib.engine
+    import anomalib.models  # noqa: F401
+
+    for name in ("lightning.pytorch", "lightning.fabric", "anomalib"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    found = pictures(Path(shared) / "data" / "mvtec" / "screw", options.size, options.limit or None)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = find_weights(LITE, Path(folder))
+        cpu = torch.device("cpu")
+
+        def features(_: str, strides: Sequence[int]) -> Any:
+            return load_features(weights, strides, cpu)
+
+        def none(_: str) -> Any:
+            raise RuntimeError("nothing but feature maps is needed here")
+
+        setup = Setup(cpu, options.size, 0, none, features, none, Path(folder))
+        for name in options.methods:
+
+            def theirs(name: str = name) -> None:
+                module = engine_module(name, features, LITE, options.size)
+                by_engine(module, found.train, found.test, Path(folder))
+
+            def ours(name: str = name) -> None:
+                by_us(name, setup, found.train, found.test)
+
+            times = [(clocked(theirs), clocked(ours)) for _ in range(options.repeats)]
+            engine, us = (statistics.median(side) for side in zip(*times, strict=True))
+            counts = f"{len(found.train)} training, {len(found.test)} test images of {options.size} px"
+            line = f"{name}: Engine {engine:.2f} s, ours {us:.2f} s, ratio {us / engine:.2f} ({counts})"
+            print(line, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
