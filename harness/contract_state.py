@@ -77,11 +77,11 @@ class FileWatch:
     """Sees what Python code opens in this process, from construction on (audit hooks cannot be removed).
 
     Args:
-        allowed: writing below this folder is no breach.
+        allowed: writing below these folders is no breach.
     """
 
-    def __init__(self, allowed: Path) -> None:
-        self._allowed = str(allowed.resolve()) + os.sep
+    def __init__(self, *allowed: Path) -> None:
+        self._allowed = tuple(str(folder.resolve()) + os.sep for folder in allowed)
         data = os.environ.get("BENCH_DATA")
         self._data = str(Path(data).resolve()) + os.sep if data else ""
         self._written: dict[str, None] = {}
@@ -95,7 +95,7 @@ class FileWatch:
         path = os.path.realpath(os.fsdecode(args[0]))
         mode, flags = args[1], args[2] or 0
         writes = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) or bool(set(mode or "") & set("wax+"))
-        if writes and not path.startswith((self._allowed, "/dev/", "/proc/")):
+        if writes and not path.startswith((*self._allowed, "/dev/", "/proc/")):
             self._written[path] = None
         if self._fitting and self._data and path.startswith(self._data):
             self._read[path] = None

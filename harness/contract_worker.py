@@ -6,8 +6,8 @@ line tells the driver in which step.
 
 from __future__ import annotations
 
-import importlib
 import json
+import os
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,6 +30,8 @@ from harness.registry import configure, load_method
 from harness.weights import Weights
 
 TOLERANCE = 1e-5
+# Where libraries put caches and probes; the driver looks at what stays in the temporary folder.
+LIBRARIES = tuple(Path(os.environ[name]) for name in ("MPLCONFIGDIR", "TMPDIR") if name in os.environ)
 TRAIN, VALIDATION, TEST = 8, 4, 5
 
 
@@ -78,7 +80,7 @@ class Worker:
         self.before = ProcessState({})
         self.scratch = job.folder / "scratch"
         self.scratch.mkdir(exist_ok=True)
-        self.watch = FileWatch(allowed=job.folder)
+        self.watch = FileWatch(job.folder, *LIBRARIES)
         self._out = (job.folder / "findings.jsonl").open("a", encoding="utf-8")
 
     def say(self, check: str, breach: str = "", note: str = "", skipped: str = "") -> None:
@@ -95,7 +97,7 @@ class Worker:
         for step in self.job.steps:
             self._line({"begin": step})
             try:
-                # What importing a library changes is its own affair and happens once.
+                # What importing a library changes is its own affair; methods import when they are built.
                 self.before = before = before or self._imported_state()
                 steps[step](self)
             except Exception as error:
@@ -106,9 +108,7 @@ class Worker:
                 self.say("files", f"In step '{step}' the method wrote {path}; only Setup.scratch is its own.")
 
     def _imported_state(self) -> ProcessState:
-        method = load_method(self.job.method)
-        for module in method.needs(configure(method, self.job.label, self.job.config)).modules:
-            importlib.import_module(module)
+        self.build()
         seed_everything(0)
         return process_state()
 

@@ -1,7 +1,7 @@
 """Finding methods by name: entry points, private files, and parameters in the name.
 
-``ulsad``, ``ulsad[lambda_l=0,backbone=resnet152]``, ``path/to/file.py:MyMethod[width=3]``. Listing methods
-imports none of them.
+``ulsad``, ``ulsad[lambda_l=0,backbone=resnet152]``, ``path/to/file.py:MyMethod[width=3]``, and members of a
+family, ``anomalib:Stfpm``. Listing methods imports none of them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from harness.method import Hyperparameters, Method
 
 GROUP = "ulsad_bench.methods"
+FAMILIES = "ulsad_bench.families"
 
 _NAME = re.compile(r"^(?P<base>[^\[\]]+?)\s*(?:\[(?P<params>.*)\])?$", re.DOTALL)
 
@@ -34,7 +35,7 @@ class MethodName:
     """A method as typed by a user.
 
     Attributes:
-        base: name of an entry point, or ``/absolute/path/to/file.py:Class``.
+        base: name of an entry point, ``family:Member``, or ``/absolute/path/to/file.py:Class``.
         params: parameters given in brackets, as text or lists of text.
     """
 
@@ -99,6 +100,39 @@ def method_names() -> list[str]:
     return sorted({point.name for point in entry_points(group=GROUP)})
 
 
+def family_names() -> list[str]:
+    """Returns the names of all installed families of methods, importing none."""
+    return sorted({point.name for point in entry_points(group=FAMILIES)})
+
+
+def family_members(family: str) -> Mapping[str, str]:
+    """Returns the members of a family, each with why it cannot run here (empty if it can).
+
+    A family's entry point is a module with ``models() -> Mapping[str, str]``, which gives just this, and
+    ``load(name) -> type[Method]``.
+    """
+    members: Mapping[str, str] = _family(family).models()
+    return members
+
+
+def _family(name: str) -> Any:
+    return _import(next(point for point in entry_points(group=FAMILIES) if point.name == name))
+
+
+def _member(family: str, member: str) -> type[Method]:
+    members = family_members(family)
+    if not members:
+        raise UserError(
+            f"Family '{family}' has no methods here: install what it needs, e.g. "
+            f'pip install "ulsad-bench[{family}]".'
+        )
+    if member not in members:
+        raise UserError(f"Family '{family}' has no method '{member}'. {nearest(member, members)}")
+    if members[member]:
+        raise UserError(f"Method '{family}:{member}' cannot run here: it {members[member]}.")
+    return _checked(_family(family).load(member), f"Method '{family}:{member}'")
+
+
 def load_method(base: str) -> type[Method]:
     """Imports a method's class by the base of its name.
 
@@ -108,6 +142,9 @@ def load_method(base: str) -> type[Method]:
     if ".py:" in base:
         path, _, name = base.rpartition(":")
         return _from_file(Path(path), name)
+    family, colon, member = base.partition(":")
+    if colon and family in family_names():
+        return _member(family, member)
     points = {point.name: point for point in entry_points(group=GROUP)}
     if base not in points:
         raise UserError(
