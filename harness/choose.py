@@ -80,6 +80,11 @@ def check_needs(one: Configured, suite: Suite) -> None:
         raise UserError(
             f"Method '{one.label}' needs the module '{missing[0]}', which is not installed{extra}."
         )
+    if suite.image_size < needs.image_size_least:
+        raise UserError(
+            f"Method '{one.label}' needs an image size of at least {needs.image_size_least}, "
+            f"not {suite.image_size}."
+        )
     if suite.image_size % needs.image_size_multiple:
         raise UserError(
             f"Method '{one.label}' needs an image size divisible by {needs.image_size_multiple}, "

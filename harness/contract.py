@@ -155,7 +155,7 @@ def prepare(
     )
     (one,) = configure_methods(suite)
     step = one.needs.image_size_multiple
-    steps = -(-image_size // step)
+    steps = -(-max(image_size, one.needs.image_size_least) // step)
     check_needs(one, suite.model_copy(update={"image_size": steps * step}))
     chosen = choose(one, options)
     return Case(

@@ -110,6 +110,7 @@ class Needs:
             of the feature maps it takes, or with none for the whole network.
         assets: files and folders that it asks :attr:`Setup.asset` for.
         image_size_multiple: the side of its images must be a multiple of this.
+        image_size_least: the least side of its images, in pixels.
         modules: importable modules beyond the core dependencies.
         extra: the extra of ulsad-bench that installs those modules, empty for none.
     """
@@ -117,6 +118,7 @@ class Needs:
     backbones: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     assets: tuple[Asset, ...] = ()
     image_size_multiple: int = 1
+    image_size_least: int = 1
     modules: tuple[str, ...] = ()
     extra: str = ""
 

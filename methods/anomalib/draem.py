@@ -145,15 +145,26 @@ class DRAEM(Method):
     def needs(cls, config: DRAEMConfig) -> Needs:
         """The textures; five poolings by 2 need a multiple of 32."""
         textures = TEXTURES if config.textures == "dtd" else PHOTOGRAPHS
-        return Needs(assets=(textures,), image_size_multiple=32, modules=("anomalib",), extra="anomalib")
+        return Needs(
+            assets=(textures,),
+            image_size_multiple=32,
+            image_size_least=SMALLEST,
+            modules=("anomalib",),
+            extra="anomalib",
+        )
+
+    @classmethod
+    def remarks(cls, config: DRAEMConfig) -> tuple[str, ...]:
+        """Names the stand-in."""
+        if config.textures == "dtd":
+            return ()
+        return (
+            "Its textures are cut from a few photographs of scikit-image's instead of the Describable "
+            "Textures Dataset.",
+        )
 
     def __init__(self, config: DRAEMConfig, setup: Setup) -> None:
         super().__init__(config, setup)
-        if setup.image_size < SMALLEST:
-            raise ValueError(
-                f"DRAEM needs images of at least {SMALLEST} pixels a side, not {setup.image_size}: "
-                "raise the image size"
-            )
         from anomalib.models.image.draem.loss import DraemLoss
         from anomalib.models.image.draem.torch_model import (
             DiscriminativeSubNetwork,

@@ -127,17 +127,27 @@ class EfficientAD(Method):
         return Needs(
             backbones={config.distill_backbone: STRIDES} if distilled else {},
             assets=tuple(dict.fromkeys(assets)),
+            image_size_least=SMALLEST,
             modules=("anomalib",),
             extra="anomalib",
         )
 
+    @classmethod
+    def remarks(cls, config: EfficientADConfig) -> tuple[str, ...]:
+        """Names the stand-ins."""
+        found = []
+        if config.teacher == "distilled":
+            found.append(
+                "Its teacher is a stand-in for the published one: distilled on the spot from "
+                f"{config.distill_backbone}, in {config.distill_steps} steps, on a few photographs of "
+                "scikit-image's instead of ImageNet."
+            )
+        if config.penalty == "photographs":
+            found.append("Its penalty images are a few photographs of scikit-image's instead of ImageNette.")
+        return tuple(found)
+
     def __init__(self, config: EfficientADConfig, setup: Setup) -> None:
         super().__init__(config, setup)
-        if setup.image_size < SMALLEST:
-            raise ValueError(
-                f"EfficientAD needs images of at least {SMALLEST} pixels a side, not {setup.image_size}: "
-                "raise the image size"
-            )
         from anomalib.models.image.efficient_ad.torch_model import EfficientAdModel, EfficientAdModelSize
 
         size = EfficientAdModelSize.S if config.size == "S" else EfficientAdModelSize.M

@@ -21,7 +21,10 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from harness.choose import check_needs, configure_methods
+from harness.errors import UserError
 from harness.method import PHOTOGRAPHS, Epoch, Images, Method, Setup, TrainingData
+from harness.spec import Suite
 from methods.anomalib import draem, efficientad, photos
 from methods.anomalib.distil import Distillation, distil
 from methods.anomalib.draem import DRAEM, DRAEMConfig, focal_loss, rotate
@@ -174,11 +177,21 @@ def test_predicting_between_epochs_changes_nothing(name: str, fitted: dict[str, 
     assert torch.equal(maps[-1], first.predict(batch).map)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_small_images_are_refused_in_a_sentence(name: str, folder: Path) -> None:
-    method, config = (DRAEM, DRAEMConfig()) if name == "draem" else (EfficientAD, EfficientADConfig())
-    with pytest.raises(ValueError, match=r"at least \d+ pixels a side, not 32: raise the image size"):
-        method(config, setup(32, folder))
+@pytest.mark.parametrize(("name", "least"), [("draem", 64), ("efficientad", 128)])
+def test_small_images_are_refused_before_any_run(name: str, least: int) -> None:
+    suite = Suite(title="", methods=[name], datasets=[], image_size=32)
+    (one,) = configure_methods(suite)
+    with pytest.raises(UserError, match=f"needs an image size of at least {least}, not 32"):
+        check_needs(one, suite)
+
+
+def test_stand_ins_are_remarked_and_nothing_else_is() -> None:
+    assert EfficientAD.remarks(EfficientADConfig()) == DRAEM.remarks(DRAEMConfig()) == ()
+    assert "a few photographs" in DRAEM.remarks(DRAEMConfig(textures="photographs"))[0]
+    config = EfficientADConfig(teacher="distilled", penalty="photographs")
+    teacher, penalty = EfficientAD.remarks(config)
+    assert "stand-in for the published one" in teacher
+    assert "instead of ImageNette" in penalty
 
 
 def test_the_driver_never_imports_anomalib() -> None:
