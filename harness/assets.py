@@ -147,7 +147,7 @@ def _photographs(folder: Path) -> FoundAsset:
             for name, pixels in _bundled():
                 # Pixels are hashed, because the bytes of a PNG file change with the version of zlib.
                 digest.update(f"{name} {pixels.shape}".encode() + pixels.tobytes())
-                Image.fromarray(pixels).save(made / name)
+                Image.fromarray(pixels).save(made / name, compress_level=1)
             names = " ".join(sorted(path.name for path in made.iterdir()))
             text = json.dumps({"files": names, "contents": digest.hexdigest()})
             (made / _MARKER).write_text(text)

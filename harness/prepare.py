@@ -128,15 +128,25 @@ class _Preparation:
                 continue
             names = category_names(card, root)
             known |= asked & _names(card, names)
-            for name in names:
-                if not asked or {name, f"{card.name}/{name}"} & asked:
-                    yield _item(f"dataset {card.name}/{name}", partial(self._category, card, name))
+            chosen = [name for name in names if not asked or {name, f"{card.name}/{name}"} & asked]
+            if chosen:
+                yield self._categories(card, root, chosen)
         for name in sorted(asked - known):
             yield Item(f"category {name}", "missing", "No dataset of this run is known to have it.")
 
-    def _category(self, card: Card, name: str) -> str:
-        read_category(card, name, self.places.data_root, self.places.cache)
-        return str(dataset_root(card, self.places.data_root, self.places.cache))
+    def _categories(self, card: Card, root: Path, names: Sequence[str]) -> Item:
+        problems: dict[str, str] = {}
+        for name in names:
+            try:
+                read_category(card, name, self.places.data_root, self.places.cache)
+            except UserError as error:
+                problems[name] = str(error)
+        what = f"dataset {card.name}"
+        if not problems:
+            return Item(what, "there", str(root))
+        first = next(iter(problems.values()))
+        others = f" Not complete either: {', '.join(list(problems)[1:])}." if len(problems) > 1 else ""
+        return Item(what, "missing", f"{first}{others}")
 
     def _way(self, card: Card) -> str:
         words = by_hand(card, self.places.data_root)

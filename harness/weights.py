@@ -138,13 +138,11 @@ def _packaged(backbone: str) -> Path | None:
 
 
 def _from_hub(backbone: str) -> Path | None:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    # hf_hub_download asks the network for other things even where only local files are wanted.
+    from huggingface_hub import try_to_load_from_cache
 
-    try:
-        return Path(hf_hub_download(_repository(backbone), _HUB_FILE, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
+    found = try_to_load_from_cache(_repository(backbone), _HUB_FILE)
+    return Path(found) if isinstance(found, str) else None
 
 
 def _repository(backbone: str) -> str:
