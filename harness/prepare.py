@@ -108,7 +108,8 @@ class _Preparation:
         return str(found.path or "random")
 
     def _fetch_weights(self, name: str) -> str:
-        return str(fetch_weights(name, self.places.cache).path)
+        with self.bar(name) as progress:
+            return str(fetch_weights(name, self.places.cache, progress).path)
 
     def _asset(self, asset: Asset) -> str:
         return str(find_asset(asset, self.places.cache).folder)

@@ -18,11 +18,12 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import save_file
 
+from harness import weights
 from harness.assets import fetch_asset, find_asset
 from harness.cli import main
 from harness.errors import MissingError, UserError
 from harness.method import PHOTOGRAPHS, Asset
-from harness.weights import find_weights, load_features, load_network
+from harness.weights import fetch_weights, find_weights, load_features, load_network
 
 METHOD = """
 from harness import Asset, Citation, Epoch, Hyperparameters, Method, Needs, Prediction
@@ -243,6 +244,51 @@ def test_looking_for_weights_never_reaches_for_the_network(
         find_weights("resnetv2_50x1_bit", cache)
     for part in ("bench prepare", "https://huggingface.co/timm/", str(cache / "weights"), "by hand"):
         assert part in str(caught.value)
+
+
+@pytest.fixture
+def hub(server: Any, cache: Path, state: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A hub that has the weights of one network."""
+    save_file(state, cache.parent / "hub.safetensors")
+    content = (cache.parent / "hub.safetensors").read_bytes()
+    path = f"timm/{TINY}.in1k/resolve/main/model.safetensors"
+    server.files[path], server.etags[path] = content, hashlib.sha256(content).hexdigest()
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setattr(weights, "_packaged", lambda _: None)
+    return server
+
+
+def test_weights_come_from_the_hub(hub: Any, cache: Path, state: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(MissingError):
+        find_weights(TINY, cache)
+    hub.fault = "cut"
+    with pytest.raises(UserError, match="goes on from there"):
+        fetch_weights(TINY, cache)
+    assert left(cache / "weights") == [f"{TINY}.safetensors.part"]
+    hub.fault = ""
+    found = fetch_weights(TINY, cache)
+    assert found.path == cache / "weights" / f"{TINY}.safetensors"
+    assert hub.ranges[-1].startswith("bytes=")
+    assert find_weights(TINY, cache) == found
+
+
+@pytest.mark.parametrize("fault", ["404", "403", "429:9", "wrong", "long"])
+def test_weights_that_cannot_be_had(hub: Any, cache: Path, fault: str) -> None:
+    hub.fault = fault
+    with pytest.raises(UserError) as caught:
+        fetch_weights(TINY, cache)
+    for part in (f"{hub.url}/timm/{TINY}", str(cache / "weights" / f"{TINY}.safetensors")):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert left(cache / "weights") == []
+
+
+def test_weights_without_a_published_checksum_must_still_fit(hub: Any, cache: Path) -> None:
+    hub.etags.clear()
+    hub.fault = "wrong"
+    with pytest.raises(UserError, match="cannot be read"):
+        fetch_weights(TINY, cache)
+    assert left(cache / "weights") == []
 
 
 # bench prepare
