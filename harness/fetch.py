@@ -40,16 +40,25 @@ def fetch_dataset(card: Card, data_root: Path, progress: Progress | None = None)
         if not path.exists():
             downloaded.append(path)
         download(Remote(archive.url, archive.sha256, archive.max_bytes), path, progress)
-    with writing_to(data_root), folder_in_the_making(target) as made:
-        remove_leftovers(data_root)
+    try:
+        with writing_to(data_root):
+            _unpack(card, data_root, target)
+    except UserError:
+        if not target.is_dir():  # else another process was faster, and took the archives away
+            raise
+    for path in downloaded:
+        path.unlink(missing_ok=True)
+    return target
+
+
+def _unpack(card: Card, data_root: Path, target: Path) -> None:
+    remove_leftovers(data_root)
+    with folder_in_the_making(target) as made:
         for number, archive in enumerate(card.archives):
             path, inside = data_root / archive.file_name, made / f".archive-{number}"
             inside.mkdir()
             unpack(path, inside, Limits(archive.max_files, archive.max_bytes))
             _move_up(card, path, inside, made)
-    for path in downloaded:
-        path.unlink(missing_ok=True)
-    return target
 
 
 def by_hand(card: Card, data_root: Path | None) -> str:

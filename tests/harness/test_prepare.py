@@ -8,6 +8,7 @@ import json
 import socket
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,13 @@ def test_an_asset_that_cannot_be_had_leaves_nothing_half_written(
         fetch_asset(pictures, cache)
     assert not (cache / "assets" / "pictures").exists()
     assert left(cache / "assets") == (["pictures-pictures.zip.part"] if fault == "cut" else [])
+
+
+def test_several_fetch_at_once(cache: Path, pictures: Asset) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        found = set(pool.map(lambda _: fetch_asset(pictures, cache), range(12)))
+    assert found == {find_asset(pictures, cache)}
+    assert left(cache / "assets") == ["pictures/.asset.json", "pictures/1.txt", "pictures/2.txt"]
 
 
 def test_the_photographs_are_made_the_same_again(cache: Path) -> None:
