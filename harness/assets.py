@@ -20,7 +20,7 @@ from PIL import Image
 
 from harness.download import Progress, Remote, download
 from harness.errors import MissingError, UserError
-from harness.extract import SUFFIXES, Limits, unpack, writing_to
+from harness.extract import Limits, is_archive, unpack, writing_to
 from harness.files import folder_in_the_making, remove, remove_leftovers
 from harness.images import Pixels, content_hashes
 from harness.method import PHOTOGRAPHS, Asset
@@ -95,18 +95,26 @@ def fetch_asset(asset: Asset, cache: Path, progress: Progress | None = None) -> 
     name = asset.url.partition("?")[0].rpartition("/")[2] or asset.name
     file = folder.parent / f"{asset.name}-{name}"
     download(Remote(asset.url, asset.sha256), file, progress)
-    with writing_to(folder.parent):
-        remove_leftovers(folder.parent)
-        if not _is_current(asset, folder):  # another process may have been faster
-            remove(folder)
+    try:
+        with writing_to(folder.parent):
+            _install(asset, file, name, folder)
+    except UserError:
+        if not _is_current(asset, folder):  # else another process was faster, and took the archive away
+            raise
+    return find_asset(asset, cache)
+
+
+def _install(asset: Asset, file: Path, name: str, folder: Path) -> None:
+    remove_leftovers(folder.parent)
+    if not _is_current(asset, folder):
+        remove(folder)
         with folder_in_the_making(folder) as made:
-            if name.lower().endswith(SUFFIXES):
+            if is_archive(name):
                 unpack(file, made, Limits(_MAX_FILES, _MAX_GROWTH * file.stat().st_size + 2**24))
             else:
                 file.rename(made / name)
             (made / _MARKER).write_text(json.dumps({"archive": asset.sha256}))
-        file.unlink(missing_ok=True)
-    return find_asset(asset, cache)
+    file.unlink(missing_ok=True)
 
 
 def _is_current(asset: Asset, folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,8 +68,7 @@ def fetch(dataset: str, accept_licence: bool, data_root: Path | None, debug: boo
         _show_licence(card)
         if card.archives:
             _accept(card, accept_licence)
-        with download_bar(Console(), card.title) as progress:
-            folder = fetch_dataset(card, data_root, progress)
+        folder = fetch_dataset(card, data_root, partial(download_bar, Console()))
         click.echo(f"{card.title} lies in {folder}; `bench data check {dataset}` compares it with the card.")
 
 
@@ -119,8 +119,6 @@ def prepare(offline: bool, debug: bool, **given: Any) -> None:
     A run itself never downloads. Exit code 0 means that everything is there.
     """
     with sentences(debug):
-        from functools import partial
-
         from rich.console import Console
 
         from harness.console import download_bar

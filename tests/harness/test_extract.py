@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import stat
 import tarfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import extract as module
 from harness.errors import UserError
 from harness.extract import Limits, extract, is_archive
 
@@ -158,3 +160,14 @@ def test_a_page_instead_of_an_archive_and_a_folder_that_cannot_be_made(tmp_path:
     good = tar(tmp_path / "good.tar", entry("a", b"a"))
     with pytest.raises(UserError, match="cannot be written"):
         extract(good, Path("/proc/nowhere/out"), LIMITS)
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module._Unpacking, "_write", full)
+    archive = tar(tmp_path / "x.tar", entry("deep/a", b"a"))
+    with pytest.raises(UserError, match="is full"):
+        extract(archive, tmp_path / "out", LIMITS)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.tar"]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -185,3 +188,40 @@ def test_built_in_cards_say_how_to_get_the_data(name: str) -> None:
         assert archive.url.startswith("https://")
         images = sum((c.train or 0) + c.validation + sum((c.test or {}).values()) for c in card.categories)
         assert archive.max_files > 1.5 * images
+
+
+def test_several_processes_at_once(card: Callable[..., str], tmp_path: Path) -> None:
+    path = card(packed(IMAGES))
+    words = [sys.executable, "-m", "harness.cli", "data", "fetch", path, "--accept-licence"]
+    words += ["--data-root", str(tmp_path / "data")]
+    running = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [process.communicate(timeout=60)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0], said
+    assert left(tmp_path / "data") == sorted(f"own/{name}" for name in IMAGES)
+
+
+def test_on_a_terminal_the_licence_is_asked_for(card: Callable[..., str], tmp_path: Path) -> None:
+    pty = pytest.importorskip("pty")
+    path = card(packed(IMAGES))
+    words = [
+        sys.executable,
+        "-m",
+        "harness.cli",
+        "data",
+        "fetch",
+        path,
+        "--data-root",
+        str(tmp_path / "data"),
+    ]
+    for answer, code in (("n", 2), ("y", 0)):
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            words, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        os.write(ours, f"{answer}\n".encode())
+        out, err = process.communicate(timeout=60)
+        os.close(ours)
+        os.close(theirs)
+        assert process.returncode == code, err
+        assert "Do you accept the licence?" in out
+        assert (tmp_path / "data" / "own").is_dir() == (answer == "y")

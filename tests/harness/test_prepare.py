@@ -8,6 +8,7 @@ import json
 import socket
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import save_file
 
+from harness import weights
 from harness.assets import fetch_asset, find_asset
 from harness.cli import main
 from harness.errors import MissingError, UserError
 from harness.method import PHOTOGRAPHS, Asset
-from harness.weights import find_weights, load_features, load_network
+from harness.weights import fetch_weights, find_weights, load_features, load_network
 
 METHOD = """
 from harness import Asset, Citation, Epoch, Hyperparameters, Method, Needs, Prediction
@@ -155,6 +157,13 @@ def test_an_asset_that_cannot_be_had_leaves_nothing_half_written(
     assert left(cache / "assets") == (["pictures-pictures.zip.part"] if fault == "cut" else [])
 
 
+def test_several_fetch_at_once(cache: Path, pictures: Asset) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        found = set(pool.map(lambda _: fetch_asset(pictures, cache), range(12)))
+    assert found == {find_asset(pictures, cache)}
+    assert left(cache / "assets") == ["pictures/.asset.json", "pictures/1.txt", "pictures/2.txt"]
+
+
 def test_the_photographs_are_made_the_same_again(cache: Path) -> None:
     pytest.importorskip("skimage")
     first = find_asset(PHOTOGRAPHS, cache)
@@ -245,6 +254,51 @@ def test_looking_for_weights_never_reaches_for_the_network(
         assert part in str(caught.value)
 
 
+@pytest.fixture
+def hub(server: Any, cache: Path, state: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A hub that has the weights of one network."""
+    save_file(state, cache.parent / "hub.safetensors")
+    content = (cache.parent / "hub.safetensors").read_bytes()
+    path = f"timm/{TINY}.in1k/resolve/main/model.safetensors"
+    server.files[path], server.etags[path] = content, hashlib.sha256(content).hexdigest()
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setattr(weights, "_packaged", lambda _: None)
+    return server
+
+
+def test_weights_come_from_the_hub(hub: Any, cache: Path, state: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(MissingError):
+        find_weights(TINY, cache)
+    hub.fault = "cut"
+    with pytest.raises(UserError, match="goes on from there"):
+        fetch_weights(TINY, cache)
+    assert left(cache / "weights") == [f"{TINY}.safetensors.part"]
+    hub.fault = ""
+    found = fetch_weights(TINY, cache)
+    assert found.path == cache / "weights" / f"{TINY}.safetensors"
+    assert hub.ranges[-1].startswith("bytes=")
+    assert find_weights(TINY, cache) == found
+
+
+@pytest.mark.parametrize("fault", ["404", "403", "429:9", "wrong", "long"])
+def test_weights_that_cannot_be_had(hub: Any, cache: Path, fault: str) -> None:
+    hub.fault = fault
+    with pytest.raises(UserError) as caught:
+        fetch_weights(TINY, cache)
+    for part in (f"{hub.url}/timm/{TINY}", str(cache / "weights" / f"{TINY}.safetensors")):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert left(cache / "weights") == []
+
+
+def test_weights_without_a_published_checksum_must_still_fit(hub: Any, cache: Path) -> None:
+    hub.etags.clear()
+    hub.fault = "wrong"
+    with pytest.raises(UserError, match="cannot be read"):
+        fetch_weights(TINY, cache)
+    assert left(cache / "weights") == []
+
+
 # bench prepare
 
 
@@ -252,9 +306,14 @@ def test_looking_for_weights_never_reaches_for_the_network(
 def bench(cache: Path, pictures: Asset) -> Callable[..., Result]:
     text = METHOD.format(url=pictures.url, sha256=pictures.sha256)
     (cache.parent / "mine.py").write_text(text)
-    return lambda *words: CliRunner().invoke(
-        main, [*words, "--methods", "mine.py:Mine", "--datasets", "demo"]
-    )
+    (cache.parent / "own.toml").write_text(CARD)
+    for folder, count in (("train/good", 3), ("test/good", 1), ("test/bad", 1), ("ground_truth/bad", 1)):
+        place = cache.parent / "own" / "a" / folder
+        place.mkdir(parents=True)
+        for number in range(count):
+            Image.new("L", (40, 40), 50 + number).save(place / f"{number}.png")
+    words = ["--methods", "mine.py:Mine", "--datasets", "own.toml", "--data-root", str(cache.parent)]
+    return lambda command, *more: CliRunner().invoke(main, [command, *words, *more])
 
 
 def test_prepare_fetches_and_proves_and_a_run_only_looks(
