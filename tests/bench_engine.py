@@ -7,6 +7,8 @@ post-processor, metrics, pictures or logger, which it has by default and which c
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import logging
 import os
 import statistics
@@ -120,7 +122,8 @@ def by_engine(module: Any, train: Images, test: Images, folder: Path) -> tuple[T
     def loader(images: Images) -> Any:
         return DataLoader(Items(images), batch_size=32, collate_fn=ImageBatch.collate)
 
-    engine = Engine(default_root_dir=folder, accelerator="cpu", devices=1, enable_progress_bar=False)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+    engine = Engine(default_root_dir=folder, accelerator="cpu", devices=1, **quiet)
     engine.fit(module, train_dataloaders=loader(train))
     found: Any = engine.predict(module, dataloaders=loader(test), return_predictions=True)
     scores = torch.cat([batch.pred_score.reshape(-1) for batch in found])
@@ -152,7 +155,7 @@ def main() -> None:
     """Measures and prints; what neither side is charged for is importing anomalib."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--limit", type=int, default=60, help="training and test images, 0 for all")
-    parser.add_argument("--size", type=int, default=256, help="side of the images")
+    parser.add_argument("--size", type=int, default=128, help="side of the images")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--methods", nargs="+", default=["padim", "patchcore"])
     options = parser.parse_args()
@@ -181,7 +184,8 @@ def main() -> None:
 
             def theirs(name: str = name) -> None:
                 module = engine_module(name, features, LITE, options.size)
-                by_engine(module, found.train, found.test, Path(folder))
+                with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+                    by_engine(module, found.train, found.test, Path(folder))
 
             def ours(name: str = name) -> None:
                 by_us(name, setup, found.train, found.test)
