@@ -51,10 +51,12 @@ class Pictures:
     masks: NDArray[np.bool_]
 
 
-def pictures(folder: Path, size: int, limit: int | None = None) -> Pictures:
-    """Reads a category in MVTec's layout; of training and test images at most ``limit``, evenly chosen."""
+def pictures(
+    folder: Path, size: int, limit_train: int | None = None, limit_test: int | None = None
+) -> Pictures:
+    """Reads a category in MVTec's layout; of training and test images at most so many, evenly chosen."""
 
-    def chosen(paths: list[Path]) -> list[Path]:
+    def chosen(paths: list[Path], limit: int | None) -> list[Path]:
         step = max(1, len(paths) // limit) if limit else 1
         return paths[::step][:limit]
 
@@ -68,8 +70,8 @@ def pictures(folder: Path, size: int, limit: int | None = None) -> Pictures:
         name = folder / "ground_truth" / path.parent.name / f"{path.stem}_mask.png"
         return cv2.resize(cv2.imread(str(name), 0), (size, size), interpolation=cv2.INTER_NEAREST) > 0
 
-    train = chosen(sorted((folder / "train" / "good").glob("*.png")))
-    test = chosen(sorted((folder / "test").glob("*/*.png")))
+    train = chosen(sorted((folder / "train" / "good").glob("*.png")), limit_train)
+    test = chosen(sorted((folder / "test").glob("*/*.png")), limit_test)
     return Pictures(
         Images(np.stack([read(p) for p in train])),
         Images(np.stack([read(p) for p in test])),
@@ -166,9 +168,9 @@ def main() -> None:
     import anomalib.engine
     import anomalib.models  # noqa: F401
 
-    for name in ("lightning.pytorch", "lightning.fabric", "anomalib"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    found = pictures(Path(shared) / "data" / "mvtec" / "screw", options.size, options.limit or None)
+    logging.disable(logging.WARNING)
+    limit = options.limit or None
+    found = pictures(Path(shared) / "data" / "mvtec" / "screw", options.size, limit, limit)
     with tempfile.TemporaryDirectory() as folder:
         weights = find_weights(LITE, Path(folder))
         cpu = torch.device("cpu")
