@@ -7,6 +7,8 @@ post-processor, metrics, pictures or logger, which it has by default and which c
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import logging
 import os
 import statistics
@@ -49,10 +51,12 @@ class Pictures:
     masks: NDArray[np.bool_]
 
 
-def pictures(folder: Path, size: int, limit: int | None = None) -> Pictures:
-    """Reads a category in MVTec's layout; of training and test images at most ``limit``, evenly chosen."""
+def pictures(
+    folder: Path, size: int, limit_train: int | None = None, limit_test: int | None = None
+) -> Pictures:
+    """Reads a category in MVTec's layout; of training and test images at most so many, evenly chosen."""
 
-    def chosen(paths: list[Path]) -> list[Path]:
+    def chosen(paths: list[Path], limit: int | None) -> list[Path]:
         step = max(1, len(paths) // limit) if limit else 1
         return paths[::step][:limit]
 
@@ -66,8 +70,8 @@ def pictures(folder: Path, size: int, limit: int | None = None) -> Pictures:
         name = folder / "ground_truth" / path.parent.name / f"{path.stem}_mask.png"
         return cv2.resize(cv2.imread(str(name), 0), (size, size), interpolation=cv2.INTER_NEAREST) > 0
 
-    train = chosen(sorted((folder / "train" / "good").glob("*.png")))
-    test = chosen(sorted((folder / "test").glob("*/*.png")))
+    train = chosen(sorted((folder / "train" / "good").glob("*.png")), limit_train)
+    test = chosen(sorted((folder / "test").glob("*/*.png")), limit_test)
     return Pictures(
         Images(np.stack([read(p) for p in train])),
         Images(np.stack([read(p) for p in test])),
@@ -120,7 +124,8 @@ def by_engine(module: Any, train: Images, test: Images, folder: Path) -> tuple[T
     def loader(images: Images) -> Any:
         return DataLoader(Items(images), batch_size=32, collate_fn=ImageBatch.collate)
 
-    engine = Engine(default_root_dir=folder, accelerator="cpu", devices=1, enable_progress_bar=False)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+    engine = Engine(default_root_dir=folder, accelerator="cpu", devices=1, **quiet)
     engine.fit(module, train_dataloaders=loader(train))
     found: Any = engine.predict(module, dataloaders=loader(test), return_predictions=True)
     scores = torch.cat([batch.pred_score.reshape(-1) for batch in found])
@@ -152,7 +157,7 @@ def main() -> None:
     """Measures and prints; what neither side is charged for is importing anomalib."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--limit", type=int, default=60, help="training and test images, 0 for all")
-    parser.add_argument("--size", type=int, default=256, help="side of the images")
+    parser.add_argument("--size", type=int, default=128, help="side of the images")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--methods", nargs="+", default=["padim", "patchcore"])
     options = parser.parse_args()
@@ -163,9 +168,9 @@ def main() -> None:
     import anomalib.engine
     import anomalib.models  # noqa: F401
 
-    for name in ("lightning.pytorch", "lightning.fabric", "anomalib"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    found = pictures(Path(shared) / "data" / "mvtec" / "screw", options.size, options.limit or None)
+    logging.disable(logging.WARNING)
+    limit = options.limit or None
+    found = pictures(Path(shared) / "data" / "mvtec" / "screw", options.size, limit, limit)
     with tempfile.TemporaryDirectory() as folder:
         weights = find_weights(LITE, Path(folder))
         cpu = torch.device("cpu")
@@ -181,7 +186,8 @@ def main() -> None:
 
             def theirs(name: str = name) -> None:
                 module = engine_module(name, features, LITE, options.size)
-                by_engine(module, found.train, found.test, Path(folder))
+                with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+                    by_engine(module, found.train, found.test, Path(folder))
 
             def ours(name: str = name) -> None:
                 by_us(name, setup, found.train, found.test)

@@ -73,8 +73,9 @@ class FeatureMaps:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> list[Tensor]:
         """uint8 ``[B, 3, S, S]`` → feature maps ``[B, C, h, w]``."""
-        X = (images.to(self._device).contiguous().float() / 255 - self._mean) / self._std
-        return self._backbone(X)
+        # Channels last is what convolutions are fastest with; anomalib's losses want contiguous maps.
+        X = images.to(self._device, torch.float32, memory_format=torch.channels_last)
+        return [y.contiguous() for y in self._backbone((X / 255 - self._mean) / self._std)]
 
     def flat(self, images: Tensor) -> Tensor:
         """uint8 ``[B, 3, S, S]`` → all feature maps behind one another, ``[B, ΣChw]``."""
@@ -165,6 +166,19 @@ def step(optimiser: torch.optim.Optimizer, loss: Tensor) -> Tensor:
     loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     return loss.detach()
+
+
+def blur(maps: Tensor, sigma: float = 4) -> Tensor:
+    """Gaussian blur of ``[B, 1, S, S]`` with reflected edges, as anomalib's, one axis after the other.
+
+    The kernel has 2·int(4σ + 0.5) + 1 values.
+    """
+    reach = int(4 * sigma + 0.5)
+    offsets = torch.arange(-reach, reach + 1, device=maps.device, dtype=maps.dtype)
+    kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    padded = F.pad(maps, (reach, reach, reach, reach), mode="reflect")
+    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
 
 
 def one_by_one(predict: Callable[[Tensor], Prediction], images: Tensor) -> Prediction:

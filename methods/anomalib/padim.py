@@ -22,6 +22,7 @@ from methods.anomalib.base import (
     CentreCrop,
     FeatureMaps,
     backbone_needs,
+    blur,
 )
 
 # Section IV-B of the paper: the number of randomly chosen channels for each of its backbones.
@@ -130,12 +131,9 @@ class PaDiM(Method):
         """
         if "mean" not in self._fitted:
             raise RuntimeError("PaDiM.predict was called before fit or load_state_dict")
-        maps = self._generator(
-            embedding=self._embed(images),
-            mean=self._fitted["mean"],
-            inv_covariance=self._fitted["inverse_covariance"],
-            image_size=(self._crop.inner, self._crop.inner),
-        )
+        gaussians = [self._fitted["mean"], self._fitted["inverse_covariance"]]
+        distances = self._generator.compute_distance(self._embed(images), gaussians)
+        maps = blur(self._generator.up_sample(distances, (self._crop.inner, self._crop.inner)))
         return self._crop.restore(Prediction(score=maps.amax(dim=(1, 2, 3)), map=maps[:, 0]))
 
     def state_dict(self) -> dict[str, Tensor]:

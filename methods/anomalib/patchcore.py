@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from harness.method import Citation, Epoch, Method, Needs, Prediction, Setup, TrainingData
-from methods.anomalib.base import BackboneConfig, CentreCrop, FeatureMaps, backbone_needs, one_by_one
+from methods.anomalib.base import BackboneConfig, CentreCrop, FeatureMaps, backbone_needs, blur, one_by_one
 from methods.anomalib.coreset import greedy_coreset, sparse_projection
 
 BATCH = 16
@@ -118,9 +118,7 @@ class PatchCore(Method):
         distances, nearest = (y.reshape(1, -1) for y in model.nearest_neighbors(patches, n_neighbors=1))
         score = model.compute_anomaly_score(distances, nearest, patches)
         grid = distances.reshape(1, 1, *embedding.shape[-2:])
-        maps = model.anomaly_map_generator.blur(
-            F.interpolate(grid, (inner, inner), mode=self.config.upsample)
-        )
+        maps = blur(F.interpolate(grid, (inner, inner), mode=self.config.upsample))
         return Prediction(score=score, map=maps[:, 0])
 
     def state_dict(self) -> dict[str, Tensor]:

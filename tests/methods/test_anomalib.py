@@ -464,8 +464,9 @@ def test_aurocs_are_the_engines(
     shared = os.environ.get("BENCH_SHARED")
     if not shared:
         pytest.skip("BENCH_SHARED names no folder with real images")
-    size = 128
-    found = pictures(Path(shared) / "data" / category, size, 40)
+    # All test images: among few, one swap of two ranks moves the AUROC by more than the tolerance.
+    size = 96
+    found = pictures(Path(shared) / "data" / category, size, limit_train=30)
     setup = replace(lite, image_size=size)
     theirs, ours = both(name, setup, found.train, found.test, tmp_path, monkeypatch)
     for truth, a, b in (
