@@ -50,7 +50,7 @@ TEXTURES = Asset(
 )
 SMALLEST = 64
 SCORE_WINDOW = 21
-OPACITY = (0.1, 1.0)  # β of the paper's eq. 2
+OPACITY = (0.1, 1.0)  # β of the paper's eq. 4
 
 
 class DRAEMConfig(Hyperparameters):
@@ -59,7 +59,7 @@ class DRAEMConfig(Hyperparameters):
     textures: Literal["dtd", "photographs"] = Field(
         "dtd",
         description="where synthetic anomalies come from: the Describable Textures Dataset (paper, section "
-        "4.1), or a few bundled photographs, a stand-in that no published number was made with",
+        "4), or a few bundled photographs, a stand-in that no published number was made with",
     )
     width: int = Field(
         128,
@@ -74,7 +74,7 @@ class DRAEMConfig(Hyperparameters):
         "normal pixels weigh nothing",
     )
     rotation: float = Field(
-        45.0, ge=0, le=180, description="largest rotation of a normal image in degrees; paper, section 4.1"
+        45.0, ge=0, le=180, description="largest rotation of a normal image in degrees; paper, section 4"
     )
     rotated: float = Field(
         0.3, ge=0, le=1, description="share of the normal images that is rotated; authors' code"
@@ -82,10 +82,12 @@ class DRAEMConfig(Hyperparameters):
     epochs: int = Field(
         700,
         ge=1,
-        description="paper, section 4.1; the learning rate drops after 4/7 and 6/7 of them (400 and 600)",
+        description="paper, section 4; the learning rate drops after 4/7 and 6/7 of them (400 and 600)",
     )
     batch_size: int = Field(8, ge=1, description="training images per step; authors' code")
-    lr: float = Field(1e-4, gt=0, description="learning rate of Adam, times 0.1 at each drop; paper")
+    lr: float = Field(
+        1e-4, gt=0, description="learning rate of Adam, times 0.1 at each drop; paper, section 4"
+    )
 
 
 def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0) -> Tensor:
@@ -180,7 +182,7 @@ class DRAEM(Method):
         self._terms: Any = DraemLoss().to(setup.device)
 
     def losses(self, X: Tensor, reconstruction: Tensor, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """The terms of the loss, of which the sum is minimised (paper, eq. 3 to 5, all weights 1).
+        """The terms of the loss, of which the sum is minimised (paper, eq. 1 to 3, all weights 1).
 
         Args:
             X: normal images ``[B, 3, S, S]`` in [0, 1].
@@ -248,7 +250,7 @@ class DRAEM(Method):
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Prediction:
-        """The map is the anomalous class's softmax; the score is as in the paper, section 3.3."""
+        """The map is the anomalous class's softmax, the score the paper's eq. 5 (window: code)."""
         self.model.eval()
         found = prediction(self.model(self._float(images)), self.setup.image_size)
         smooth = F.avg_pool2d(found.map[:, None], SCORE_WINDOW, stride=1, padding=SCORE_WINDOW // 2)

@@ -66,11 +66,11 @@ class EfficientADConfig(Hyperparameters):
     """Hyper-parameters; the defaults are those of the paper."""
 
     size: Literal["S", "M"] = Field("S", description="of teacher and student; paper, section 3.1")
-    steps: int = Field(70_000, ge=1, description="training steps of one image; paper, section 3.3")
+    steps: int = Field(70_000, ge=1, description="training steps of one image; paper, appendix A")
     lr: float = Field(
-        1e-4, gt=0, description="learning rate of Adam, times 0.1 after 95 % of the steps; paper, section 3.3"
+        1e-4, gt=0, description="learning rate of Adam, times 0.1 after 95 % of the steps; paper, appendix A"
     )
-    weight_decay: float = Field(1e-5, ge=0, description="of Adam; paper, section 3.3")
+    weight_decay: float = Field(1e-5, ge=0, description="of Adam; paper, appendix A")
     penalty: Literal["imagenette", "photographs"] = Field(
         "imagenette",
         description="images on which the student must stay silent: ImageNette (anomalib; in the paper all "
@@ -86,9 +86,7 @@ class EfficientADConfig(Hyperparameters):
         description="timm name; what a distilled teacher learns from (feature maps of strides 8 and 16); "
         "paper, section 3.1",
     )
-    distill_steps: int = Field(
-        60_000, ge=1, description="steps of distilling a teacher; paper, supplementary material"
-    )
+    distill_steps: int = Field(60_000, ge=1, description="steps of distilling a teacher; paper, appendix A")
     distill_batch: int = Field(16, ge=1, description="crops per step of distilling; paper, ibidem")
     distill_lr: float = Field(1e-4, gt=0, description="learning rate of distilling; paper, ibidem")
     distill_crop: int = Field(
@@ -182,7 +180,7 @@ class EfficientAD(Method):
 
     @torch.no_grad()
     def _standardise(self, images: Images) -> None:
-        """Sets mean and deviation of the teacher's channels over the training images (paper, 3.1)."""
+        """Sets mean and deviation of the teacher's channels over the training images (paper, appendix A)."""
         sums = torch.zeros(2, CHANNELS, dtype=torch.float64, device=self.setup.device)
         count = 0
         for batch in images.batches(8):
@@ -213,7 +211,7 @@ class EfficientAD(Method):
         self.model.quantiles.update(found)
 
     def losses(self, X: Tensor, P: Tensor) -> dict[str, Tensor]:
-        """The terms of the loss, of which the sum is minimised (paper, eq. 1 to 5).
+        """The terms of the loss, of which the sum is minimised (paper, sections 3.2 and 3.3).
 
         Args:
             X: a normal image ``[1, 3, S, S]`` in [0, 1].
