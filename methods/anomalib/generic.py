@@ -43,7 +43,7 @@ class AnomalibModel(Method):
 
     def batch(self, images: Tensor) -> Tensor:
         """uint8 ``[B, 3, S, S]`` → what the model takes, float32 on the device."""
-        return self._normalise(images.to(self.setup.device).float() / 255)
+        return self._normalise(images.to(self.setup.device).contiguous().float() / 255)
 
     def fit(self, data: TrainingData, on_epoch: Callable[[Epoch], None]) -> None:
         """Trains as the module says, for ``epochs`` or ``steps``; validation images are not used.
@@ -54,6 +54,13 @@ class AnomalibModel(Method):
         epochs, steps = self.config.epochs, self.config.steps  # type: ignore[attr-defined]
         if epochs is None and steps is None:
             raise ValueError(f"anomalib states no length of training for {self.source.name}: set epochs.")
+        least = getattr(self.config, "n_pca_components", 1)
+        if len(data.train) < least:
+            # anomalib would quietly make no model.
+            raise ValueError(
+                f"{self.source.name} needs {least} training images for its n_pca_components, "
+                f"not {len(data.train)}."
+            )
         loader = _Loader(data, self.config.batch_size, self.batch)  # type: ignore[attr-defined]
         if steps is not None:
             epochs = min(epochs or steps, -(-steps // len(loader)))
