@@ -67,6 +67,7 @@ NOTES: Mapping[str, str] = {
     "Dfkde": "scores images only: its map is the score everywhere",
     "Fre": "input_dim must fit backbone, layer and image size (65536: ResNet-50, layer3, 256 px)",
     "Ganomaly": "scores images only: its map is the score everywhere",
+    "Supersimplenet": "its noise needs images of 256 px or more; ends in a sigmoid",
     "Uflow": "its default backbone mcait needs images of 448 px",
 }
 
@@ -92,6 +93,7 @@ def load(name: str) -> type[Method]:
             "__doc__": f"{source.about}, as anomalib has it. {NOTES.get(name, '')}".strip(),
             "__module__": __name__,
             "source": source,
+            "note": NOTES.get(name, ""),
             "Config": _config(source),
             "citation": _citation(source),
             "needs": classmethod(lambda _, config: _needs(source, config)),

@@ -31,6 +31,7 @@ class AnomalibModel(Method):
     version = 1
     score_rule = "the model's own"
     source: ClassVar[Source]
+    note: ClassVar[str] = ""
 
     def __init__(self, config: Any, setup: Setup) -> None:
         super().__init__(config, setup)
@@ -49,7 +50,7 @@ class AnomalibModel(Method):
         """Trains as the module says, for ``epochs`` or ``steps``; validation images are not used.
 
         Raises:
-            ValueError: neither length is known, or the model cannot be trained on so few images.
+            ValueError: neither length is known, or images are too few or of a size that the model cannot take.
         """
         epochs, steps = self.config.epochs, self.config.steps  # type: ignore[attr-defined]
         if epochs is None and steps is None:
@@ -64,10 +65,21 @@ class AnomalibModel(Method):
         loader = _Loader(data, self.config.batch_size, self.batch)  # type: ignore[attr-defined]
         if steps is not None:
             epochs = min(epochs or steps, -(-steps // len(loader)))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with torch.enable_grad():
-                Loop(self.module, loader, epochs, steps, self._train).run(on_epoch)
+        loop = Loop(self.module, loader, epochs, steps, self._train)
+        try:
+            with warnings.catch_warnings(), torch.enable_grad():
+                warnings.simplefilter("ignore")
+                loop.run(on_epoch)
+        except torch.OutOfMemoryError:
+            raise
+        except (IndexError, RuntimeError) as error:
+            # Sizes that do not fit come out of anomalib as errors of tensors.
+            said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            note = f" Note: {self.note}." if self.note else ""
+            raise ValueError(
+                f"anomalib's {self.source.name} cannot be trained on {len(data.train)} images of "
+                f"{self.setup.image_size} px as it is configured ({said}).{note}"
+            ) from error
         self.module.eval()
 
     def _train(self) -> None:

@@ -16,7 +16,6 @@ TESTED: Mapping[str, str] = {
     "Fre": "backbone=resnet18,layer=layer2,input_dim=2048",
     "Ganomaly": "",
     "Stfpm": "",
-    "Supersimplenet": "backbone=resnet18",
     "Uflow": "backbone=resnet18",
 }
 
@@ -24,8 +23,9 @@ _HEAD = """# anomalib's image models
 
 Every image model of anomalib is a method by name, e.g. `anomalib:Stfpm[layers=[layer1,layer2]]`: its
 constructor's parameters, its own optimiser, schedule and training step in a bare loop, on the harness's
-images, seeds and weights. There is no early stopping, no validation on test images and no normalisation of scores.
-Images are normalised as the model's pre-processor does, resized by the harness, and not cropped.
+images, seeds and weights. There is no early stopping, no validation on test images and no
+normalisation of scores. Images are normalised as the model's pre-processor does, resized by the harness, and
+not cropped.
 
 Made by `nox -s models`. *Length*: of training, where none is set (`epochs`, `steps`). *Tested*: run through
 the [contract test](contract.md) with these parameters.
