@@ -50,7 +50,7 @@ class AnomalibModel(Method):
         """Trains as the module says, for ``epochs`` or ``steps``; validation images are not used.
 
         Raises:
-            ValueError: neither length is known, or images are too few or of a size that the model cannot take.
+            ValueError: neither length is known, or the images are too few or of a size that does not fit.
         """
         epochs, steps = self.config.epochs, self.config.steps  # type: ignore[attr-defined]
         if epochs is None and steps is None:
