@@ -26,11 +26,18 @@ _SINGLE = ("pre_processor", "post_processor", "evaluator", "visualizer")
 
 
 class AnomalibModel(Method):
-    """A model of anomalib by name; subclasses are made by :mod:`methods.anomalib.family`."""
+    """A model of anomalib by name; subclasses are made by :mod:`methods.anomalib.family`.
+
+    Class attributes:
+        source: the model.
+        passes: over the training images, of a model that only gathers features; 0 for a trained one.
+        note: what is peculiar about it, for people.
+    """
 
     version = 1
     score_rule = "the model's own"
     source: ClassVar[Source]
+    passes: ClassVar[int] = 0
     note: ClassVar[str] = ""
 
     def __init__(self, config: Any, setup: Setup) -> None:
@@ -52,7 +59,8 @@ class AnomalibModel(Method):
         Raises:
             ValueError: neither length is known, or the images are too few or of a size that does not fit.
         """
-        epochs, steps = self.config.epochs, self.config.steps  # type: ignore[attr-defined]
+        epochs = self.passes or self.config.epochs  # type: ignore[attr-defined]
+        steps = None if self.passes else self.config.steps  # type: ignore[attr-defined]
         if epochs is None and steps is None:
             raise ValueError(f"anomalib states no length of training for {self.source.name}: set epochs.")
         least = getattr(self.config, "n_pca_components", 1)
@@ -69,7 +77,8 @@ class AnomalibModel(Method):
         try:
             with warnings.catch_warnings(), torch.enable_grad():
                 warnings.simplefilter("ignore")
-                loop.run(on_epoch)
+                # Before its last pass a model that gathers features cannot predict.
+                loop.run((lambda _: None) if self.passes else on_epoch)
         except torch.OutOfMemoryError:
             raise
         except (IndexError, RuntimeError) as error:
@@ -80,6 +89,8 @@ class AnomalibModel(Method):
                 f"anomalib's {self.source.name} cannot be trained on {len(data.train)} images of "
                 f"{self.setup.image_size} px as it is configured ({said}).{note}"
             ) from error
+        if self.passes:
+            on_epoch(Epoch(1, 1))
         self.module.eval()
 
     def _train(self) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from methods.anomalib.family import NOTES, RECIPES, models
+from methods.anomalib.family import NOTES, PASSES, RECIPES, models
 from methods.anomalib.signatures import image_models
 
 # The parameters with which tests run a model through the contract test, on 64 px and with random weights.
@@ -15,6 +15,8 @@ TESTED: Mapping[str, str] = {
     "Dfm": "backbone=resnet18,layer=layer2,pooling_kernel_size=2",
     "Fre": "backbone=resnet18,layer=layer2,input_dim=2048",
     "Ganomaly": "",
+    "MHPatchcore": "backbone=resnet18",
+    "Patchflow": "backbone=resnet18",
     "Stfpm": "",
     "Uflow": "backbone=resnet18",
 }
@@ -41,6 +43,7 @@ def markdown() -> str:
     for name, source in sorted(image_models().items(), key=lambda item: item[0].lower()):
         reason = models()[name]
         recipe = ", ".join(_length(*item) for item in RECIPES.get(name, {}).items())
+        recipe = f"{PASSES[name]} × the images, fixed" if name in PASSES else recipe
         tested = (f"`{TESTED[name]}`" if TESTED[name] else "yes") if name in TESTED else ""
         title = f"[{source.about}]({source.url})" if source.url else source.about
         runs = f"no: it {reason}" if reason else "yes"

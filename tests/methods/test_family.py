@@ -14,9 +14,14 @@ from torch import Tensor, nn
 
 from harness.cli import main
 from harness.contract import check, prepare
+from harness.contract_data import synthetic
 from harness.errors import UserError
+from harness.execute import make_setup
+from harness.measure import seed_everything
+from harness.method import Images, TrainingData
 from harness.registry import configure, family_members, load_method, parse_name
 from harness.spec import slug
+from harness.weights import RANDOM, Weights
 from methods.anomalib.generic import Loop, configured, unified
 from methods.anomalib.table import TESTED, markdown
 
@@ -135,6 +140,51 @@ def test_outputs_are_unified() -> None:
     assert unified(Output(), 2, 4).map.shape == (2, 4, 4)
     Output.pred_score = None  # type: ignore[assignment]
     assert unified(Output(), 2, 2).score.tolist() == [3.0, 7.0]
+
+
+def test_memory_banks_have_no_length_to_set() -> None:
+    fields = load_method("anomalib:MHPatchcore").Config.model_fields
+    assert "epochs" not in fields
+    assert "batch_size" in fields
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Stfpm[epochs=2,batch_size=4]", "Ganomaly[epochs=2,batch_size=4]"])
+def test_the_loop_trains_as_lightning_does(name: str, tmp_path: Path) -> None:
+    from lightning.pytorch import Trainer
+    from torch.utils.data import DataLoader
+
+    parsed = parse_name(f"anomalib:{name}")
+    method = load_method(parsed.base)
+    config: Any = configure(method, name, parsed.params)
+    weights = {n: Weights(n, RANDOM) for n in method.needs(config).backbones}
+
+    def build() -> Any:
+        seed_everything(0)
+        return method(config, make_setup(weights, {}, torch.device("cpu"), 64, 0, tmp_path))
+
+    data = TrainingData(Images(synthetic(10, 64, 0)), Images(synthetic(2, 64, 1)), 0)
+    ours, theirs = build(), build()
+    seed_everything(1)
+    ours.fit(data, lambda _: None)
+    order = torch.Generator().manual_seed(0)
+    batches = [list(data.shuffled(4, order)) for _ in range(2)]
+
+    class Epochs(torch.utils.data.IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            yield from (ImageBatch(image=theirs.batch(x)) for x in batches.pop(0))
+
+    from anomalib.data import ImageBatch
+
+    module = theirs.module
+    module.configure_callbacks = list
+    seed_everything(1)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(max_epochs=2, accelerator="cpu", default_root_dir=tmp_path, **quiet)
+    trainer.fit(module, DataLoader(Epochs(), batch_size=None))
+    trained = module.model.state_dict()
+    for key, value in ours.module.model.state_dict().items():
+        torch.testing.assert_close(value, trained[key], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
