@@ -41,6 +41,12 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session(python=False)
+def models(session: nox.Session) -> None:
+    """The table of anomalib's image models, docs/anomalib-models.md."""
+    session.run(PYTHON, "-m", "methods.anomalib.table", "docs/anomalib-models.md")
+
+
+@nox.session(python=False)
 def build(session: nox.Session) -> None:
     """The wheel, in dist/."""
     session.run(PYTHON, "-m", "build", "--wheel")

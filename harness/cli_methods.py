@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.method import Method
 
 
 @click.command("test-method")
@@ -80,11 +84,38 @@ def test_method(
 
 
 @click.command("methods")
-def list_methods() -> None:
-    """Methods that are installed."""
-    from harness.registry import method_names
+@click.option("--all", "everything", is_flag=True, help="Also every member of every family, anomalib:Stfpm.")
+def list_methods(everything: bool) -> None:
+    """Methods that are installed: version, licence, paper, and what they need."""
+    from harness.registry import family_members, family_names, load_method, method_names
 
-    click.echo("\n".join(method_names()))
+    names = method_names()
+    width = max(map(len, names), default=0)
+    for name in names:
+        try:
+            click.echo(f"{name:{width}}  {_described(load_method(name))}")
+        except UserError as error:
+            click.echo(f"{name:{width}}  {error}")
+    for family in family_names():
+        if not everything:
+            click.echo(f"{family}:NAME  a family of methods; `bench list methods --all` shows them")
+            continue
+        members = family_members(family)
+        if not members:
+            click.echo(f'{family}:NAME  none here: pip install "ulsad-bench[{family}]"')
+        for member, reason in members.items():
+            click.echo(f"{family}:{member}  {'cannot run here: it ' + reason if reason else 'runs here'}")
+
+
+def _described(method: type[Method]) -> str:
+    """Returns version, licence, paper and needs under the default configuration, in one line."""
+    citation, needs = method.citation, method.needs(method.Config())
+    last = citation.authors.split(" and ")[0].split(",")[0]
+    parts = [f"version {method.version}", citation.licence, f"{last} {citation.year}"]
+    wanted = [f"weights of {name}" for name in needs.backbones]
+    wanted += [asset.name for asset in needs.assets]
+    wanted += [f'pip install "ulsad-bench[{needs.extra}]"'] if needs.extra else []
+    return " · ".join([*parts, "needs " + ", ".join(wanted) if wanted else "needs nothing"])
 
 
 def register(main: click.Group, list_: click.Group) -> None:

@@ -71,6 +71,7 @@ _LENGTHS = ("epochs", "steps", "max_epochs", "max_steps", "train_steps")
 _SHORT = 2
 PROMPT = 2.0
 INTERRUPTED = 130
+_LIBRARY_NOISE = "Matplotlib is building the font cache"
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,9 @@ def check(case: Case) -> list[Finding]:
 
 def _ordered(found: Sequence[Finding]) -> list[Finding]:
     ordered: list[Finding] = []
+    # A fit that fails in the first step fails in later ones alike: it is said once.
+    fatal = {f.sentence for f in found if f.check == "runs" and f.state == "breach"}
+    found = [f for f in found if f.check == "runs" or not f.sentence or f.sentence not in fatal]
     for name in CHECKS:
         of = list(dict.fromkeys(f for f in found if f.check == name))
         breaches = [f for f in of if f.state == "breach"]
@@ -240,8 +244,8 @@ class _Worker:
     def __init__(self, case: Case, folder: Path, steps: Sequence[str]) -> None:
         self.job = folder / "job"
         self._watched = {name: folder / name for name in ("cwd", "home", "tmp")}
-        for path in (self.job, folder / "data", folder / "libraries", *self._watched.values()):
-            path.mkdir(exist_ok=True)
+        for path in (self.job, folder / "data", _library_caches(), *self._watched.values()):
+            path.mkdir(parents=True, exist_ok=True)
         for name in ("findings.jsonl", "fitting"):
             (self.job / name).unlink(missing_ok=True)
         self._printed = {name: self.job / name for name in ("stdout", "stderr")}
@@ -309,7 +313,8 @@ class _Worker:
         """Returns findings on what was printed and written, and clears it away."""
         found = []
         for name, path in self._printed.items():
-            text = path.read_text(encoding="utf-8", errors="replace").strip()
+            lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            text = "\n".join(line for line in lines if not line.startswith(_LIBRARY_NOISE))
             crashed = self.process.returncode not in (0, INTERRUPTED) and name == "stderr"
             line = text.splitlines()[0][:120] if text else ""
             breach = text and not crashed
@@ -341,8 +346,12 @@ def _death(code: int) -> str:
     return f"the method's process ended by itself with exit code {code}"
 
 
+def _library_caches() -> Path:
+    return cache_dir() / "libraries"
+
+
 def _environment(folder: Path) -> dict[str, str]:
-    libraries = str(folder / "libraries")
+    libraries = str(_library_caches())
     return os.environ | {
         "HOME": str(folder / "home"),
         "USERPROFILE": str(folder / "home"),

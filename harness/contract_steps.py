@@ -232,7 +232,9 @@ def step_size(worker: Worker) -> None:
         breach = _usable(worker, method, worker.test_images(size), size)
     except Exception as error:
         worker.say(
-            "image size", "" if own_sentence(error) else f"At {size} px {said(error)}", note=said(error)
+            "image size",
+            "" if own_sentence(error) else f"At {size} px {said(error)}",
+            note=f"refused: {error}",
         )
         return
     worker.say("image size", breach, note=f"{size} px")
@@ -247,7 +249,7 @@ def step_single(worker: Worker) -> None:
         breach = _usable(worker, method, worker.test_images(), size)
     except Exception as error:
         breach = "" if own_sentence(error) else f"With a single training image {said(error)}"
-        worker.say("single image", breach, note=said(error))
+        worker.say("single image", breach, note=f"refused: {error}")
         return
     worker.say("single image", breach)
 

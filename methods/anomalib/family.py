@@ -38,23 +38,27 @@ REASONS: Mapping[str, str] = {
 # configurations (Stfpm, Ganomaly, Uflow, Patchflow, Fre), its models' constants (Dinomaly, InpFormer,
 # GeneralAD) or, where neither says, the paper (Supersimplenet: Rolih et al. 2024, 300 epochs).
 RECIPES: Mapping[str, Mapping[str, int]] = {
-    "AnomalyDINO": {"epochs": 1},
-    "Dfkde": {"epochs": 1},
-    "Dfm": {"epochs": 1},
     "Dinomaly": {"steps": 5000},
     "Fre": {"epochs": 6},
     "Ganomaly": {"epochs": 100},
     "GeneralAD": {"epochs": 160},
     "InpFormer": {"epochs": 200},
-    "MHPatchcore": {"epochs": 3},
-    "Padim": {"epochs": 1},
-    "Patchcore": {"epochs": 1},
     "Patchflow": {"epochs": 200},
-    "Rad": {"epochs": 1},
     "Stfpm": {"epochs": 100},
-    "SuperADD": {"epochs": 1},
     "Supersimplenet": {"epochs": 300},
     "Uflow": {"epochs": 200},
+}
+
+# Passes over the training images of models that gather features instead of training; they are not to be set.
+PASSES: Mapping[str, int] = {
+    "AnomalyDINO": 1,
+    "Dfkde": 1,
+    "Dfm": 1,
+    "MHPatchcore": 3,
+    "Padim": 1,
+    "Patchcore": 1,
+    "Rad": 1,
+    "SuperADD": 1,
 }
 
 # Networks that a model takes beside those its parameters name.
@@ -67,6 +71,7 @@ NOTES: Mapping[str, str] = {
     "Dfkde": "scores images only: its map is the score everywhere",
     "Fre": "input_dim must fit backbone, layer and image size (65536: ResNet-50, layer3, 256 px)",
     "Ganomaly": "scores images only: its map is the score everywhere",
+    "Supersimplenet": "its noise needs images of 256 px or more; ends in a sigmoid",
     "Uflow": "its default backbone mcait needs images of 448 px",
 }
 
@@ -92,6 +97,8 @@ def load(name: str) -> type[Method]:
             "__doc__": f"{source.about}, as anomalib has it. {NOTES.get(name, '')}".strip(),
             "__module__": __name__,
             "source": source,
+            "passes": PASSES.get(name, 0),
+            "note": NOTES.get(name, ""),
             "Config": _config(source),
             "citation": _citation(source),
             "needs": classmethod(lambda _, config: _needs(source, config)),
@@ -107,7 +114,7 @@ def _config(source: Source) -> type[Hyperparameters]:
         if name not in _OURS
     }
     fields["batch_size"] = (int, Field(32, ge=1, description="training images per step; anomalib's default"))
-    for name in ("epochs", "steps"):
+    for name in () if source.name in PASSES else ("epochs", "steps"):
         about = f"{name} of training; ends with the first of epochs and steps that is given"
         fields[name] = (int | None, Field(recipe.get(name), ge=1, description=about))
     made: type[Hyperparameters] = create_model(

@@ -26,11 +26,19 @@ _SINGLE = ("pre_processor", "post_processor", "evaluator", "visualizer")
 
 
 class AnomalibModel(Method):
-    """A model of anomalib by name; subclasses are made by :mod:`methods.anomalib.family`."""
+    """A model of anomalib by name; subclasses are made by :mod:`methods.anomalib.family`.
+
+    Class attributes:
+        source: the model.
+        passes: over the training images, of a model that only gathers features; 0 for a trained one.
+        note: what is peculiar about it, for people.
+    """
 
     version = 1
     score_rule = "the model's own"
     source: ClassVar[Source]
+    passes: ClassVar[int] = 0
+    note: ClassVar[str] = ""
 
     def __init__(self, config: Any, setup: Setup) -> None:
         super().__init__(config, setup)
@@ -43,24 +51,46 @@ class AnomalibModel(Method):
 
     def batch(self, images: Tensor) -> Tensor:
         """uint8 ``[B, 3, S, S]`` → what the model takes, float32 on the device."""
-        return self._normalise(images.to(self.setup.device).float() / 255)
+        return self._normalise(images.to(self.setup.device).contiguous().float() / 255)
 
     def fit(self, data: TrainingData, on_epoch: Callable[[Epoch], None]) -> None:
         """Trains as the module says, for ``epochs`` or ``steps``; validation images are not used.
 
         Raises:
-            ValueError: neither length is known, or the model cannot be trained on so few images.
+            ValueError: neither length is known, or the images are too few or of a size that does not fit.
         """
-        epochs, steps = self.config.epochs, self.config.steps  # type: ignore[attr-defined]
+        epochs = self.passes or self.config.epochs  # type: ignore[attr-defined]
+        steps = None if self.passes else self.config.steps  # type: ignore[attr-defined]
         if epochs is None and steps is None:
             raise ValueError(f"anomalib states no length of training for {self.source.name}: set epochs.")
+        least = getattr(self.config, "n_pca_components", 1)
+        if len(data.train) < least:
+            # anomalib would quietly make no model.
+            raise ValueError(
+                f"{self.source.name} needs {least} training images for its n_pca_components, "
+                f"not {len(data.train)}."
+            )
         loader = _Loader(data, self.config.batch_size, self.batch)  # type: ignore[attr-defined]
         if steps is not None:
             epochs = min(epochs or steps, -(-steps // len(loader)))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with torch.enable_grad():
-                Loop(self.module, loader, epochs, steps, self._train).run(on_epoch)
+        loop = Loop(self.module, loader, epochs, steps, self._train)
+        try:
+            with warnings.catch_warnings(), torch.enable_grad():
+                warnings.simplefilter("ignore")
+                # Before its last pass a model that gathers features cannot predict.
+                loop.run((lambda _: None) if self.passes else on_epoch)
+        except torch.OutOfMemoryError:
+            raise
+        except (IndexError, RuntimeError) as error:
+            # Sizes that do not fit come out of anomalib as errors of tensors.
+            said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            note = f" Note: {self.note}." if self.note else ""
+            raise ValueError(
+                f"anomalib's {self.source.name} cannot be trained on {len(data.train)} images of "
+                f"{self.setup.image_size} px as it is configured ({said}).{note}"
+            ) from error
+        if self.passes:
+            on_epoch(Epoch(1, 1))
         self.module.eval()
 
     def _train(self) -> None:
