@@ -1,6 +1,6 @@
 """Developer commands, the one place for them: `nox -l` lists them.
 
-They run in the environment that nox itself is installed in: `pip install -e ".[demo,dev]"` makes it.
+They run in the environment that nox itself is installed in: `pip install -e ".[all,dev]"` makes it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def wheel(session: nox.Session) -> None:
         built = next(Path(folder).glob("*.whl"))
         venv = Path(folder) / "venv"
         session.run(PYTHON, "-m", "venv", str(venv))
-        session.run(str(venv / "bin" / "pip"), "install", "-q", f"{built}[demo]")
+        session.run(str(venv / "bin" / "pip"), "install", "-q", f"{built}[all]")
         with session.chdir(folder):
             session.run(str(venv / "bin" / "bench"), "run")
             for made in ("leaderboard.csv", "index.html", "tables/all.tex"):
