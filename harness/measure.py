@@ -17,7 +17,16 @@ import torch
 
 from harness.errors import UserError
 
-_PACKAGES = ("ulsad-bench", "torch", "torchvision", "timm", "numpy", "opencv-python-headless", "pillow")
+_PACKAGES = (
+    "ulsad-bench",
+    "torch",
+    "torchvision",
+    "timm",
+    "anomalib",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+)
 
 
 def find_device(name: str) -> str:
