@@ -70,7 +70,7 @@ def fit_gaussians(features: Tensor, regularisation: float) -> tuple[Tensor, Tens
     chunk = max(1, CHUNK_BYTES // (4 * channels * (channels + count)))
     for start in range(0, positions, chunk):
         part = slice(start, start + chunk)
-        centred = (features[:, :, part] - mean[:, part]).permute(2, 0, 1)
+        centred = (features[:, :, part] - mean[:, part]).permute(2, 0, 1).contiguous()
         covariance = centred.transpose(1, 2) @ centred / max(count - 1, 1)
         inverse[part] = torch.cholesky_inverse(torch.linalg.cholesky(covariance + diagonal))
     return mean, inverse

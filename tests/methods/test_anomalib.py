@@ -26,7 +26,7 @@ from methods.anomalib.fastflow import FastFlow
 from methods.anomalib.padim import PaDiM, fit_gaussians
 from methods.anomalib.patchcore import PatchCore
 from methods.anomalib.reverse_distillation import ReverseDistillation
-from tests.bench_engine import by_engine, engine_module, pictures
+from tests.bench_engine import LAYERS, by_engine, engine_module, pictures
 
 pytest.importorskip("anomalib", reason="the extra 'anomalib' is not installed")
 
@@ -436,7 +436,8 @@ def both(
     method = build(name, setup, center_crop=1, **params)
     method.fit(TrainingData(train, train, 0), lambda _: None)
     ours = [method.predict(batch) for batch in test.batches(32)]
-    module = engine_module(name, setup.load_features, LITE, size, channels=40)
+    loaded = setup.load_features(LITE, tuple(LAYERS[name].values()))
+    module = engine_module(name, loaded, LITE, size, channels=40)
     same_draws(name, module, method, len(train), monkeypatch)
     theirs = by_engine(module, train, test, tmp_path)
     return [theirs, (torch.cat([p.score for p in ours]), torch.cat([p.map for p in ours]))]
