@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from harness.method import (
@@ -57,7 +57,7 @@ IMAGENETTE = Asset(
     url="https://s3.amazonaws.com/fast-ai-imageclas/imagenette2.tgz",
     sha256="6cbfac238434d89fe99e651496f0812ebc7a10fa62bd42d6874042bf01de4efd",
 )
-CHANNELS = 384
+PRETRAINED_CHANNELS = 384
 SMALLEST = 128
 QUANTILES = (0.9, 0.995)
 
@@ -81,6 +81,9 @@ class EfficientADConfig(Hyperparameters):
         description="the published teacher (paper, section 3.1), or one distilled on a few "
         "bundled photographs, a stand-in that no published number was made with",
     )
+    channels: int = Field(
+        384, ge=1, description="of the teacher; paper, section 3.1; others only for a distilled teacher"
+    )
     distill_backbone: str = Field(
         "wide_resnet101_2",
         description="timm name; what a distilled teacher learns from (feature maps of strides 8 and 16); "
@@ -92,6 +95,15 @@ class EfficientADConfig(Hyperparameters):
     distill_crop: int = Field(
         256, ge=64, multiple_of=16, description="side of the teacher's crops in distilling; paper, ibidem"
     )
+
+    @model_validator(mode="after")
+    def _teacher_has_these_channels(self) -> EfficientADConfig:
+        if self.teacher == "pretrained" and self.channels != PRETRAINED_CHANNELS:
+            raise ValueError(
+                f"the pretrained teacher has {PRETRAINED_CHANNELS} channels: leave 'channels' away, or give "
+                "teacher=distilled"
+            )
+        return self
 
 
 class EfficientAD(Method):
@@ -149,7 +161,7 @@ class EfficientAD(Method):
         from anomalib.models.image.efficient_ad.torch_model import EfficientAdModel, EfficientAdModelSize
 
         size = EfficientAdModelSize.S if config.size == "S" else EfficientAdModelSize.M
-        self.model: Any = EfficientAdModel(CHANNELS, size)
+        self.model: Any = EfficientAdModel(config.channels, size)
         bottleneck = min(8, setup.image_size // 32)
         if bottleneck < 8:
             self.model.ae.encoder.enconv6 = nn.Conv2d(64, 64, kernel_size=bottleneck)
@@ -168,7 +180,7 @@ class EfficientAD(Method):
             backbone = self.setup.load_features(config.distill_backbone, STRIDES)
             photos = [read_image(path) for path in image_files(self.setup.asset(PHOTOGRAPHS.name))]
             teacher.requires_grad_(True)
-            distil(teacher, CHANNELS, backbone, photos, how, self.setup.device, seed)
+            distil(teacher, config.channels, backbone, photos, how, self.setup.device, seed)
             teacher.requires_grad_(False)
             return
         name = f"pretrained_teacher_{'small' if config.size == 'S' else 'medium'}.pth"
@@ -181,15 +193,16 @@ class EfficientAD(Method):
     @torch.no_grad()
     def _standardise(self, images: Images) -> None:
         """Sets mean and deviation of the teacher's channels over the training images (paper, appendix A)."""
-        sums = torch.zeros(2, CHANNELS, dtype=torch.float64, device=self.setup.device)
+        channels = self.config.channels
+        sums = torch.zeros(2, channels, dtype=torch.float64, device=self.setup.device)
         count = 0
         for batch in images.batches(8):
             y = self.model.teacher(self._float(batch)).double()
             sums += torch.stack([y.sum(dim=(0, 2, 3)), y.square().sum(dim=(0, 2, 3))])
             count += y[:, 0].numel()
-        mean, square = (sums / count).float().view(2, 1, CHANNELS, 1, 1), sums[1] / count
+        mean, square = (sums / count).float().view(2, 1, channels, 1, 1), sums[1] / count
         variance = (square - (sums[0] / count).square()).clamp_min(1e-12)
-        std = variance.sqrt().float().view(1, CHANNELS, 1, 1)
+        std = variance.sqrt().float().view(1, channels, 1, 1)
         self.model.mean_std.update({"mean": mean[0], "std": std})
 
     @torch.no_grad()

@@ -407,6 +407,9 @@ def test_configurations_refuse_what_cannot_be() -> None:
     for wrong in ({"size": "L"}, {"steps": 0}, {"teacher": "random"}):
         with pytest.raises(ValidationError):
             EfficientADConfig.model_validate(wrong)
+    with pytest.raises(ValidationError, match="the pretrained teacher has 384 channels"):
+        EfficientADConfig(channels=64)
+    assert EfficientADConfig(channels=64, teacher="distilled").channels == 64
 
 
 # Parity with anomalib's Lightning modules: the same weights, batches and draws give the same losses.
