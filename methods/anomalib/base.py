@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,6 +35,13 @@ class BackboneConfig(Hyperparameters):
     strides: tuple[int, ...] = Field(
         (8, 16), min_length=1, description="strides of the feature maps, from fine to coarse"
     )
+
+
+def import_anomalib() -> None:
+    """Imports anomalib's models (seconds) without the warnings of its own dependencies."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import anomalib.models  # noqa: F401
 
 
 def backbone_needs(config: BackboneConfig, image_size_multiple: int = 1) -> Needs:

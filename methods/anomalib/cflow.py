@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.method import Citation, Epoch, Images, Method, Needs, Prediction, Setup, TrainingData, shuffled
-from methods.anomalib.base import BackboneConfig, FeatureMaps, backbone_needs, step
+from methods.anomalib.base import BackboneConfig, FeatureMaps, backbone_needs, import_anomalib, step
 
 BATCH = 16
 FIBRES = 4096
@@ -94,6 +94,7 @@ class CFlow(Method):
         return backbone_needs(config)
 
     def __init__(self, config: CFlowConfig, setup: Setup) -> None:
+        import_anomalib()
         from anomalib.models.image.cflow.utils import cflow_head, get_logp, positional_encoding_2d
 
         super().__init__(config, setup)

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.method import Citation, Epoch, Method, Needs, Prediction, Setup, TrainingData
-from methods.anomalib.base import BackboneConfig, FeatureMaps, backbone_needs, train
+from methods.anomalib.base import BackboneConfig, FeatureMaps, backbone_needs, import_anomalib, train
 
 
 class FastFlowConfig(BackboneConfig):
@@ -86,6 +86,7 @@ class FastFlow(Method):
         return backbone_needs(config)
 
     def __init__(self, config: FastFlowConfig, setup: Setup) -> None:
+        import_anomalib()
         from anomalib.models.image.fastflow import FastflowLoss
         from anomalib.models.image.fastflow.anomaly_map import AnomalyMapGenerator
 

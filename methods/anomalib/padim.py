@@ -23,6 +23,7 @@ from methods.anomalib.base import (
     FeatureMaps,
     backbone_needs,
     blur,
+    import_anomalib,
 )
 
 # Section IV-B of the paper: the number of randomly chosen channels for each of its backbones.
@@ -97,6 +98,7 @@ class PaDiM(Method):
         return backbone_needs(config)
 
     def __init__(self, config: PaDiMConfig, setup: Setup) -> None:
+        import_anomalib()
         from anomalib.models.image.padim.anomaly_map import AnomalyMapGenerator
 
         super().__init__(config, setup)

@@ -17,7 +17,15 @@ from pydantic import Field
 from torch import Tensor
 
 from harness.method import Citation, Epoch, Method, Needs, Prediction, Setup, TrainingData
-from methods.anomalib.base import BackboneConfig, CentreCrop, FeatureMaps, backbone_needs, blur, one_by_one
+from methods.anomalib.base import (
+    BackboneConfig,
+    CentreCrop,
+    FeatureMaps,
+    backbone_needs,
+    blur,
+    import_anomalib,
+    one_by_one,
+)
 from methods.anomalib.coreset import greedy_coreset, sparse_projection
 
 BATCH = 16
@@ -66,6 +74,7 @@ class PatchCore(Method):
         return backbone_needs(config)
 
     def __init__(self, config: PatchCoreConfig, setup: Setup) -> None:
+        import_anomalib()
         from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
         super().__init__(config, setup)

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.method import Citation, Epoch, Method, Needs, Prediction, Setup, TrainingData
-from methods.anomalib.base import BackboneConfig, FeatureMaps, backbone_needs, train
+from methods.anomalib.base import BackboneConfig, FeatureMaps, backbone_needs, import_anomalib, train
 
 # Backbones whose mirror image anomalib has.
 MIRRORED = frozenset(
@@ -102,6 +102,7 @@ class ReverseDistillation(Method):
         return backbone_needs(config, image_size_multiple=2 * config.strides[-1])
 
     def __init__(self, config: ReverseDistillationConfig, setup: Setup) -> None:
+        import_anomalib()
         from anomalib.models.image.reverse_distillation.anomaly_map import (
             AnomalyMapGenerationMode,
             AnomalyMapGenerator,

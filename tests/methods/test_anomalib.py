@@ -127,6 +127,7 @@ def test_state_round_trip_into_a_fresh_instance(name: str, lite: Setup) -> None:
     assert torch.equal(found.map, expected.map) and torch.equal(found.score, expected.score)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_peak_of_the_map_is_at_the_defect(name: str, lite: Setup) -> None:
     size = 160
