@@ -68,7 +68,7 @@ class Display(AbstractContextManager["Display"]):
         label = escape(task.spec.label())
         self._progress.reset(self._epochs, description=label, total=None, visible=True)
         if not self._console.is_terminal:
-            self._say(f"[{self._count + 1}/{self._total}] {label}: started", markup=False)
+            self._say(f"[{self._count + 1}/{self._total}] {task.spec.label()}: started", markup=False)
 
     def epoch(self, task: RunTask, epoch: Epoch) -> None:
         """An epoch of the current run has ended."""

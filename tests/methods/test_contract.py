@@ -14,7 +14,7 @@ from harness.registry import load_method, method_names
 
 BROKEN = Path(__file__).parent / "broken.py"
 BACKBONE = "tf_efficientnet_lite0"
-FAST = {"dfr", "ulsad"}
+FAST = {"dfr"}
 
 
 def found(name: str, **options: float) -> dict[str, list[Finding]]:
