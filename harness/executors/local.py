@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, TimeoutError
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,9 @@ class _Worker:
 
     def end(self) -> None:
         self._pool.stop()  # type: ignore[no-untyped-call]
-        self._pool.join()
+        # A worker stopped while it is still being born may never report; it ends itself with its driver.
+        with suppress(TimeoutError):
+            self._pool.join(timeout=10)
         self._events.close()
 
 
