@@ -99,7 +99,8 @@ class Display(AbstractContextManager["Display"]):
             self._say(f"{head}: {text} ({record.timings.fit:.0f} s)", markup=False)
         else:
             message = record.failure.message.splitlines()[0] if record.failure else ""
-            self._console.print(f"{head}: {record.outcome.replace('_', ' ')}: {message}", markup=False)
+            text = f"{head}: {record.outcome.replace('_', ' ')}: {message}"
+            self._console.print(text, markup=False, soft_wrap=True)
 
     def _say(self, text: str, markup: bool) -> None:
         if not self._quiet:
