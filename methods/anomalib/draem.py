@@ -39,7 +39,7 @@ from harness.method import (
     Setup,
     TrainingData,
 )
-from methods.anomalib.base import prediction
+from methods.anomalib.base import import_anomalib, prediction
 
 TEXTURES = Asset(
     "dtd",
@@ -167,6 +167,7 @@ class DRAEM(Method):
 
     def __init__(self, config: DRAEMConfig, setup: Setup) -> None:
         super().__init__(config, setup)
+        import_anomalib()
         from anomalib.models.image.draem.loss import DraemLoss
         from anomalib.models.image.draem.torch_model import (
             DiscriminativeSubNetwork,

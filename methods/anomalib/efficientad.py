@@ -39,6 +39,7 @@ from harness.method import (
     Setup,
     TrainingData,
 )
+from methods.anomalib.base import import_anomalib
 from methods.anomalib.distil import STRIDES, Distillation, distil
 from methods.anomalib.photos import PenaltyImages, image_files, read_image
 
@@ -158,6 +159,7 @@ class EfficientAD(Method):
 
     def __init__(self, config: EfficientADConfig, setup: Setup) -> None:
         super().__init__(config, setup)
+        import_anomalib()
         from anomalib.models.image.efficient_ad.torch_model import EfficientAdModel, EfficientAdModelSize
 
         size = EfficientAdModelSize.S if config.size == "S" else EfficientAdModelSize.M
