@@ -13,7 +13,7 @@ import click
 
 from harness import __version__
 from harness.cli_data import cache, data, prepare
-from harness.cli_methods import register
+from harness.cli_methods import list_methods, test_method
 from harness.cli_options import HELP, RUN_OPTIONS, chosen_suite, sentences, with_options
 from harness.errors import UserError
 
@@ -139,7 +139,8 @@ def list_suites() -> None:
         click.echo(f"{name:12} {load_suite(name).title}")
 
 
-for command in (data, cache, prepare):
+list_.add_command(list_methods)
+for command in (data, cache, prepare, test_method):
     main.add_command(command)
 
 
@@ -188,9 +189,6 @@ def _report(results: Path, output: Path, console: Any, quiet: bool) -> None:
     if not quiet:
         for line in lines:
             console.print(line, markup=False) if isinstance(line, str) else console.print(line)
-
-
-register(main, list_)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.cli_options import sentences
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,37 +46,31 @@ def test_method(
     It is trained briefly on small synthetic images, in processes of its own. Exits with 1 if there is a
     breach.
     """
-    try:
+    with sentences(debug):
         from harness.contract import check, prepare
-        from harness.registry import split_names
+        from harness.registry import parse_value
 
         settings: dict[str, str | list[str]] = {}
         for item in assignments:
             key, equals, value = item.partition("=")
             if not key or not equals:
                 raise UserError(f"--set {item}: give PARAM=VALUE.")
-            value = value.strip()
-            is_list = value.startswith("[") and value.endswith("]")
-            settings[key.strip()] = split_names(value[1:-1]) if is_list else value
-        case = prepare(
-            name,
-            settings=settings,
-            backbone=backbone,
-            pretrained=backbone_weights == "pretrained",
-            image_size=image_size,
-            device=device,
-            timeout=timeout,
-        )
-        click.echo(f"{case.label}, {case.image_size} px, on {case.device}:")
-        findings = check(case)
-    except UserError as error:
-        if debug:
-            raise
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        click.echo("Stopped.", err=True)
-        sys.exit(130)
+            settings[key.strip()] = parse_value(value)
+        try:
+            case = prepare(
+                name,
+                settings=settings,
+                backbone=backbone,
+                pretrained=backbone_weights == "pretrained",
+                image_size=image_size,
+                device=device,
+                timeout=timeout,
+            )
+            click.echo(f"{case.label}, {case.image_size} px, on {case.device}:")
+            findings = check(case)
+        except KeyboardInterrupt:
+            click.echo("Stopped.", err=True)
+            sys.exit(130)
     for finding in findings:
         click.echo(finding.line())
     breaches = sum(finding.state == "breach" for finding in findings)
@@ -116,9 +111,3 @@ def _described(method: type[Method]) -> str:
     wanted += [asset.name for asset in needs.assets]
     wanted += [f'pip install "ulsad-bench[{needs.extra}]"'] if needs.extra else []
     return " · ".join([*parts, "needs " + ", ".join(wanted) if wanted else "needs nothing"])
-
-
-def register(main: click.Group, list_: click.Group) -> None:
-    """Adds these commands to ``bench``."""
-    main.add_command(test_method)
-    list_.add_command(list_methods)

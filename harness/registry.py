@@ -70,6 +70,13 @@ def split_names(text: str) -> list[str]:
     return [p.strip() for p in [*parts, part] if p.strip()]
 
 
+def parse_value(text: str) -> str | list[str]:
+    """Reads a parameter's value as typed: ``[a,b]`` is a list, anything else stays text."""
+    value = text.strip()
+    is_list = value.startswith("[") and value.endswith("]")
+    return split_names(value[1:-1]) if is_list else value
+
+
 def parse_name(text: str) -> MethodName:
     """Takes a typed name apart.
 
@@ -86,8 +93,7 @@ def parse_name(text: str) -> MethodName:
             raise UserError(f"Method '{text}': '{item}' is not of the form parameter=value.")
         if name in params:
             raise UserError(f"Method '{text}': parameter '{name}' is given twice.")
-        is_list = value.startswith("[") and value.endswith("]")
-        params[name] = split_names(value[1:-1]) if is_list else value
+        params[name] = parse_value(value)
     base = match["base"].strip()
     if ".py:" in base:
         file, _, name = base.rpartition(":")

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.errors import UserError, nearest
-from harness.registry import parse_name, split_names
+from harness.registry import parse_name, parse_value
 from harness.spec import Suite
 
 SUITES = Path(__file__).parent / "suites"
@@ -61,8 +61,6 @@ def override(suite: Suite, given: Mapping[str, Any], assignments: Sequence[str])
             raise UserError(
                 f"--set {assignment} is not of the form METHOD.PARAM=VALUE, e.g. ulsad.epochs=20."
             )
-        value = value.strip()
-        is_list = value.startswith("[") and value.endswith("]")
-        parsed: Any = split_names(value[1:-1]) if is_list else value
+        parsed: Any = parse_value(value)
         parameters.setdefault(method, {})[parameter] = parsed
     return suite.model_copy(update={**given, "set": parameters})

@@ -37,6 +37,7 @@ from harness.method import (
     TrainingData,
     shuffled,
 )
+from methods.blur import blur, gaussian_kernel
 from methods.features import FrozenFeatures
 
 STRIDES = (8, 16)
@@ -184,22 +185,6 @@ def attend(queries: Tensor, Z: Tensor) -> Tensor:
     """
     keys = Z.transpose(1, 2)
     return F.scaled_dot_product_attention(queries.transpose(1, 2), keys, keys).transpose(1, 2)
-
-
-def gaussian_kernel(sigma: float) -> Tensor:
-    """Returns the weights of a Gaussian of 2·int(4σ + 0.5) + 1 pixels, summing to 1."""
-    radius = int(4 * sigma + 0.5)
-    x = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    weights = torch.exp(-0.5 * (x / sigma) ** 2)
-    return (weights / weights.sum()).float()
-
-
-def blur(maps: Tensor, kernel: Tensor) -> Tensor:
-    """Blurs maps ``[B, H, W]`` with a separable kernel, reflecting at the border."""
-    radius = len(kernel) // 2
-    y = F.pad(maps[:, None], (radius, radius, radius, radius), mode="reflect")
-    y = F.conv2d(F.conv2d(y, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
-    return y[:, 0]
 
 
 class ULSAD(Method):

@@ -26,6 +26,8 @@ from methods.features import FrozenFeatures
 
 # The weights that the authors took from torchvision; timm's untagged name means others (racm_in1k).
 WIDE_RESNET = "wide_resnet50_2.tv_in1k"
+# Of the blur of maps in pixels; the papers of PatchCore and PaDiM, and anomalib.
+SIGMA = 4.0
 
 
 class BackboneConfig(Hyperparameters):
@@ -174,19 +176,6 @@ def step(optimiser: torch.optim.Optimizer, loss: Tensor) -> Tensor:
     loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     return loss.detach()
-
-
-def blur(maps: Tensor, sigma: float = 4) -> Tensor:
-    """Gaussian blur of ``[B, 1, S, S]`` with reflected edges, as anomalib's, one axis after the other.
-
-    The kernel has 2·int(4σ + 0.5) + 1 values.
-    """
-    reach = int(4 * sigma + 0.5)
-    offsets = torch.arange(-reach, reach + 1, device=maps.device, dtype=maps.dtype)
-    kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
-    kernel = kernel / kernel.sum()
-    padded = F.pad(maps, (reach, reach, reach, reach), mode="reflect")
-    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
 
 
 def one_by_one(predict: Callable[[Tensor], Prediction], images: Tensor) -> Prediction:

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from harness.method import Citation, Epoch, Method, Needs, Prediction, Setup, TrainingData
 from methods.anomalib.base import (
+    SIGMA,
     BackboneConfig,
     CentreCrop,
     FeatureMaps,
     backbone_needs,
-    blur,
     import_anomalib,
 )
+from methods.blur import blur, gaussian_kernel
 
 # Section IV-B of the paper: the number of randomly chosen channels for each of its backbones.
 PAPER_CHANNELS: Mapping[str, int] = {"resnet18": 100, "wide_resnet50_2": 550}
@@ -105,6 +106,7 @@ class PaDiM(Method):
         self._crop = CentreCrop(setup.image_size, config.center_crop)
         self._maps = FeatureMaps(setup, config.backbone, config.strides, self._crop.inner)
         self._generator = AnomalyMapGenerator().to(setup.device)
+        self._kernel = gaussian_kernel(SIGMA).to(setup.device)
         self._fitted: dict[str, Tensor] = {}
 
     def fit(self, data: TrainingData, on_epoch: Callable[[Epoch], None]) -> None:
@@ -135,8 +137,9 @@ class PaDiM(Method):
             raise RuntimeError("PaDiM.predict was called before fit or load_state_dict")
         gaussians = [self._fitted["mean"], self._fitted["inverse_covariance"]]
         distances = self._generator.compute_distance(self._embed(images), gaussians)
-        maps = blur(self._generator.up_sample(distances, (self._crop.inner, self._crop.inner)))
-        return self._crop.restore(Prediction(score=maps.amax(dim=(1, 2, 3)), map=maps[:, 0]))
+        maps = self._generator.up_sample(distances, (self._crop.inner, self._crop.inner))
+        maps = blur(maps[:, 0], self._kernel)
+        return self._crop.restore(Prediction(score=maps.amax(dim=(1, 2)), map=maps))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The chosen channels, means ``[C, P]`` and inverse covariances ``[P, C, C]``."""

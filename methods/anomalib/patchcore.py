@@ -18,15 +18,16 @@ from torch import Tensor
 
 from harness.method import Citation, Epoch, Method, Needs, Prediction, Setup, TrainingData
 from methods.anomalib.base import (
+    SIGMA,
     BackboneConfig,
     CentreCrop,
     FeatureMaps,
     backbone_needs,
-    blur,
     import_anomalib,
     one_by_one,
 )
 from methods.anomalib.coreset import greedy_coreset, sparse_projection
+from methods.blur import blur, gaussian_kernel
 
 BATCH = 16
 
@@ -87,6 +88,7 @@ class PatchCore(Method):
         self._model.layers = list(range(len(config.strides)))
         self._model.feature_extractor = None
         self._model.to(setup.device).eval()
+        self._kernel = gaussian_kernel(SIGMA).to(setup.device)
 
     def _embed(self, images: Tensor) -> Tensor:
         """uint8 ``[B, 3, S, S]`` → ``[B, C, h, w]``: means over 3×3 patches, on the finest map's grid."""
@@ -127,8 +129,8 @@ class PatchCore(Method):
         distances, nearest = (y.reshape(1, -1) for y in model.nearest_neighbors(patches, n_neighbors=1))
         score = model.compute_anomaly_score(distances, nearest, patches)
         grid = distances.reshape(1, 1, *embedding.shape[-2:])
-        maps = blur(F.interpolate(grid, (inner, inner), mode=self.config.upsample))
-        return Prediction(score=score, map=maps[:, 0])
+        maps = F.interpolate(grid, (inner, inner), mode=self.config.upsample)
+        return Prediction(score=score, map=blur(maps[:, 0], self._kernel))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The memory, ``[patches, C]``."""
