@@ -61,6 +61,11 @@ class ULSADConfig(Hyperparameters):
         "attention", description="L_pg (eq. 5), its variant L_pg^d without attention, or none; Table 3"
     )
     loss_lg: bool = Field(True, description="whether L_lg (eq. 6) is trained; Table 3")
+    output: Literal["auto", "relu", "linear"] = Field(
+        "auto",
+        description="activation of N_ψ's output; auto: ReLU, as in the code, where N_θ's features are "
+        "rectified (the paper's ResNets), none where they are signed (EfficientNet's linear bottlenecks)",
+    )
     local_only: bool = Field(False, description="local branch alone: no N_φ, M = M^l; Table 28")
     alpha: float = Field(0.9, ge=0, lt=1, description="α, the normal quantile mapped to 0; Fig. 8")
     beta: float = Field(0.995, gt=0, le=1, description="β, the normal quantile mapped to 0.1; Fig. 8")
@@ -90,9 +95,14 @@ class FeatureReconstructionNetwork(nn.Module):
 
     Table corrections as in the code: no ReLU after conv3, padding 2 and 2 c* output channels in deconv3.
     65.5 million parameters at c* = 384.
+
+    Args:
+        c: c*.
+        rectified: whether a ReLU ends it, as in the code. A network that ends so can never give the negative
+            half of signed features, and what it misses buries the defects.
     """
 
-    def __init__(self, c: int) -> None:
+    def __init__(self, c: int, rectified: bool = True) -> None:
         super().__init__()
 
         def conv(i: int, o: int, stride: int) -> list[nn.Module]:
@@ -110,7 +120,7 @@ class FeatureReconstructionNetwork(nn.Module):
             *conv(4 * c, 4 * c, 1),
             *deconv(4 * c, 2 * c, 4, 2, 1),
             *deconv(2 * c, c, 4, 2, 1),
-            *deconv(c, 2 * c, 5, 1, 2),
+            *deconv(c, 2 * c, 5, 1, 2)[: None if rectified else -1],
         )
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
@@ -190,7 +200,7 @@ def attend(queries: Tensor, Z: Tensor) -> Tensor:
 class ULSAD(Method):
     """ULSAD (Patra and Ben Taieb, TMLR 2024)."""
 
-    version = 1
+    version = 2
     Config = ULSADConfig
     config: ULSADConfig
     citation = Citation(
@@ -212,7 +222,10 @@ class ULSAD(Method):
         self.backbone = setup.load_features(config.backbone, STRIDES)
         self.c = min(config.channels, sum(self.backbone.channels))
         device = setup.device
-        self.frn = FeatureReconstructionNetwork(self.c).to(device)
+        self._pixel_mean = torch.tensor(self.backbone.mean, device=device).view(1, 3, 1, 1) * 255
+        self._pixel_std = torch.tensor(self.backbone.std, device=device).view(1, 3, 1, 1) * 255
+        rectified = self._has_rectified_features() if config.output == "auto" else config.output == "relu"
+        self.frn = FeatureReconstructionNetwork(self.c, rectified).to(device)
         self.autoencoder = (
             None if config.local_only else GlobalAutoencoder(self.c, setup.image_size).to(device)
         )
@@ -221,8 +234,6 @@ class ULSAD(Method):
         # Rows: local, global; columns: q_α, q_β. Raw maps are averaged until they are known.
         self.q: Tensor | None = None
         self._kernel = gaussian_kernel(config.blur).to(device) if config.blur else None
-        self._pixel_mean = torch.tensor(self.backbone.mean, device=device).view(1, 3, 1, 1) * 255
-        self._pixel_std = torch.tensor(self.backbone.std, device=device).view(1, 3, 1, 1) * 255
 
     # Features
 
@@ -238,6 +249,12 @@ class ULSAD(Method):
         # Adaptive average pooling along the channel axis: 1536 → 384 are means of 4 neighbours.
         pooled = F.adaptive_avg_pool1d(y.flatten(2).transpose(1, 2), self.c).transpose(1, 2)
         return pooled.reshape(len(y), self.c, *y.shape[2:])
+
+    def _has_rectified_features(self) -> bool:
+        """Whether N_θ gives no negative value: any one image tells, signed features have both signs."""
+        size = self.setup.image_size
+        ramp = torch.linspace(0, 255, size).to(torch.uint8).expand(1, 3, size, size)
+        return bool((self.features(ramp) >= 0).all())
 
     def standardise(self, y: Tensor) -> Tensor:
         """U: features standardised by μ and σ of the training set."""

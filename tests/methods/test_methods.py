@@ -167,6 +167,20 @@ def test_losses_and_branches_can_be_switched_off() -> None:
         ULSADConfig(alpha=0.99, beta=0.9)
 
 
+@pytest.mark.parametrize(("signed", "negative"), [(False, False), (True, True)])
+def test_frns_output_has_the_signs_of_the_features(signed: bool, negative: bool) -> None:
+    class Signed(TinyBackbone):
+        def __call__(self, x: Tensor) -> list[Tensor]:
+            return [F.conv2d(x, k, stride=s) for k, s in zip(self.kernels, self.reductions, strict=True)]
+
+    kind = Signed if signed else TinyBackbone
+    own = replace(setup(), load_features=lambda _, strides: kind(strides))
+    U = torch.randn(2, 14, 8, 8)
+    for output, expected in (("auto", negative), ("relu", False), ("linear", True)):
+        method = ULSAD(ULSADConfig(output=output), own)
+        assert any(bool((part < 0).any()) for part in method.frn(U)) is expected
+
+
 def test_sizes_are_the_papers() -> None:
     with torch.device("meta"):
         frn, autoencoder = ulsad.FeatureReconstructionNetwork(384), GlobalAutoencoder(384, 256)
