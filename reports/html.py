@@ -11,8 +11,10 @@ from typing import Any
 import jinja2
 
 from harness.spec import PROTOCOLS, RunRecord
+from reports.figures import critical_difference_svg
 from reports.latex import ranks
 from reports.leaderboard import MEAN, METRICS, Leaderboard, Ranking, selection_gaps
+from reports.statistics import compare, estimate, rank_tests, units, win_rates
 
 MAIN = ("image_auroc", "pixel_auroc", "aupro")
 
@@ -31,16 +33,7 @@ def page(board: Leaderboard) -> str:
     return templates.get_template("index.html.j2").render(
         when=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         rankings=[_ranking(ranking) for ranking in board.rankings],
-        gaps=[
-            {
-                "dataset": d,
-                "method": m,
-                "selected": f"{s:.1f}",
-                "last": f"{last:.1f}",
-                "gap": f"{s - last:+.1f}",
-            }
-            for d, m, s, last in selection_gaps(board)
-        ],
+        gaps=_gaps(board),
         notes=board.notes,
         failures=[
             {"label": r.spec.label(), "outcome": r.outcome.replace("_", " "), "failure": r.failure}
@@ -84,6 +77,7 @@ def _main(ranking: Ranking, split: str) -> dict[str, Any]:
     """Methods × metrics, means over categories; incomplete rows stand below, without a rank."""
     columns = {m: [ranking.cell(method, MEAN, split, m) for method in ranking.methods] for m in MAIN}
     places = {m: ranks(cells) for m, cells in columns.items()}
+    sure = {m: _sure(ranking, split, m) for m in MAIN}
     rows: list[dict[str, Any]] = []
     for index, method in enumerate(ranking.methods):
         cells = [
@@ -92,6 +86,7 @@ def _main(ranking: Ranking, split: str) -> dict[str, Any]:
                 "rank": places[m][index],
                 "missing": columns[m][index].mean is None,
             }
+            | sure[m].get(method, {})
             for m in MAIN
         ]
         first = columns["image_auroc"][index].mean
@@ -101,7 +96,82 @@ def _main(ranking: Ranking, split: str) -> dict[str, Any]:
         )
     rows.sort(key=lambda row: -row["sort"])
     categories = ranking.split_categories(split)
-    return {"split": split, "metrics": [METRICS[m] for m in MAIN], "rows": rows, "categories": categories}
+    unit = "categories" if len(categories) > 1 else "seeds" if len(ranking.seeds) > 1 else ""
+    return {
+        "split": split,
+        "metrics": [METRICS[m] for m in MAIN],
+        "rows": rows,
+        "categories": categories,
+        "single": not unit,
+        "unit": unit if any(sure.values()) else "",
+        "ranks": [found for m in MAIN if (found := _rank_tests(ranking, split, m))],
+    }
+
+
+def _sure(ranking: Ranking, split: str, metric: str) -> dict[str, dict[str, Any]]:
+    """For each complete method its interval and rank range; all that tie with the best are marked as best."""
+    methods, scores = ranking.scores(split, metric)
+    found = compare(scores) if methods else None
+    if found is None or found.estimate.low is None or found.estimate.high is None:
+        return {}
+    shown = {}
+    for m, method in enumerate(methods):
+        low, high = (min(max(float(v[m]), 0), 100) for v in (found.estimate.low, found.estimate.high))
+        first, last = found.ranks[m]
+        place = f"rank {first}" if first == last else f"rank {first}–{last}"
+        shown[method] = {"interval": f"{low:.1f} to {high:.1f}", "place": place, "rank": int(found.tied[m])}
+    return shown
+
+
+def _rank_tests(ranking: Ranking, split: str, metric: str) -> dict[str, Any] | None:
+    """Average ranks, their diagram and win rates; ``None`` below three methods or categories."""
+    methods, scores = ranking.scores(split, metric)
+    found = rank_tests(scores)
+    if found is None:
+        return None
+    return {
+        "metric": METRICS[metric],
+        "friedman": "below 0.001" if found.friedman < 0.001 else f"{found.friedman:.3f}",
+        "critical": f"{found.critical:.2f}",
+        "apart": [
+            f"{methods[a]} and {methods[b]}"
+            for a in range(len(methods))
+            for b in range(a + 1, len(methods))
+            if found.wilcoxon[a, b] < 0.05
+        ],
+        "svg": critical_difference_svg(methods, [float(r) for r in found.average], found.critical),
+        "methods": methods,
+        "wins": [
+            {
+                "method": m,
+                "average": f"{r:.2f}",
+                "rates": ["–" if m == o else f"{100 * w:.0f}" for o, w in zip(methods, row, strict=True)],
+            }
+            for m, r, row in zip(methods, found.average, win_rates(scores), strict=True)
+        ],
+    }
+
+
+def _gaps(board: Leaderboard) -> list[dict[str, str]]:
+    """The rows of ``selection_gaps`` as text, with a 95 % interval where every run has both epochs."""
+    found = []
+    for ranking in board.rankings:
+        for dataset, method, selected, last in selection_gaps(Leaderboard((ranking,), ())):
+            gaps = ranking.gaps(method)
+            values = None if gaps is None else estimate(units(gaps)[0])
+            low, high = (None, None) if values is None else (values.low, values.high)
+            interval = "" if low is None or high is None else f"{low:+.1f} to {high:+.1f}"
+            found.append(
+                {
+                    "dataset": dataset,
+                    "method": method,
+                    "selected": f"{selected:.1f}",
+                    "last": f"{last:.1f}",
+                    "gap": f"{selected - last:+.1f}",
+                    "interval": interval,
+                }
+            )
+    return found
 
 
 def _cost(records: list[RunRecord]) -> list[str]:

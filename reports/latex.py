@@ -1,4 +1,7 @@
-"""LaTeX tables for a paper: booktabs, best in bold, second underlined, missing cells explained."""
+"""LaTeX tables for a paper: booktabs, best in bold, second underlined, missing cells explained.
+
+In the row of means everything is bold that cannot be told from the best, where a test is possible.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Sequence
 
 from harness.spec import PROTOCOLS, slug
 from reports.leaderboard import MEAN, METRICS, Cell, Leaderboard, Ranking
+from reports.statistics import compare
 
 TABLES = {"detection": ("image_auroc",), "localisation": ("pixel_auroc", "aupro")}
 _ESCAPES = {
@@ -57,10 +61,14 @@ def _table(ranking: Ranking, metric: str, split: str) -> str:
     )
     badges = "".join(f" \\textbf{{{escape(badge)}}}." for badge in ranking.badges())
     kind = "" if split == "all" else f", {split} anomalies"
+    complete, scores = ranking.scores(split, metric)
+    compared = compare(scores) if complete else None
+    tied = None if compared is None else {m for m, tie in zip(complete, compared.tied, strict=True) if tie}
+    bold = "" if tied is None else " Bold mean: not distinguishable from the best at 95 \\%."
     caption = (
         f"{escape(METRICS[metric])} (\\%) on {escape(ranking.dataset)}{escape(kind)}; "
         f"protocol {protocol.name}, {fingerprint.image_size} pixels, {seeds} "
-        f"(fingerprint \\texttt{{{escape(ranking.name)}}}).{badges}"
+        f"(fingerprint \\texttt{{{escape(ranking.name)}}}).{bold}{badges}"
     )
     header = " & ".join(["Category", *(escape(method) for method in ranking.methods)])
     rows, missing = [], []
@@ -68,7 +76,10 @@ def _table(ranking: Ranking, metric: str, split: str) -> str:
         cells = [ranking.cell(method, category, split, metric) for method in ranking.methods]
         if category == MEAN:
             rows.append("\\midrule")
-        texts = [_cell(cell, rank) for cell, rank in zip(cells, ranks(cells), strict=True)]
+        places = ranks(cells)
+        if category == MEAN and tied is not None:
+            places = [int(method in tied) for method in ranking.methods]
+        texts = [_cell(cell, rank) for cell, rank in zip(cells, places, strict=True)]
         rows.append(" & ".join([escape(category), *texts]) + r" \\")
         missing += [
             f"{method} on {category}: {cell.reason}"

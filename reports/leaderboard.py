@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from harness.spec import PROTOCOLS, Fingerprint, RunRecord
@@ -119,6 +121,35 @@ class Ranking:
         if category == MEAN and have:
             return Cell(None, None, have, want, f"{have} of {want}")
         return Cell(None, None, have, want, reasons.most_common(1)[0][0] if reasons else "not run")
+
+    def scores(self, split: str, metric: str) -> tuple[tuple[str, ...], npt.NDArray[np.float64]]:
+        """The methods that have every run, and their scores [methods, categories, seeds], in percent."""
+        names, found = [], []
+        categories = self.split_categories(split)
+        for method in self.methods:
+            grid = [
+                [_value(self.records.get((method, c, s)), split, metric)[0] for s in self.seeds]
+                for c in categories
+            ]
+            if grid and all(value is not None for row in grid for value in row):
+                names.append(method)
+                found.append(grid)
+        shape = (len(names), len(categories), len(self.seeds))
+        return tuple(names), np.array(found, dtype=np.float64).reshape(shape)
+
+    def gaps(self, method: str) -> npt.NDArray[np.float64] | None:
+        """Selected minus last image AUROC [1, categories, seeds], percent; ``None`` if a run lacks one."""
+        grid = []
+        for category in self.categories:
+            for seed in self.seeds:
+                record = self.records.get((method, category, seed))
+                if record is None or not record.metrics or not record.metrics_last:
+                    return None
+                selected, last = (m["all"]["image_auroc"] for m in (record.metrics, record.metrics_last))
+                if selected is None or last is None:
+                    return None
+                grid.append(100 * (selected - last))
+        return np.array(grid, dtype=np.float64).reshape(1, len(self.categories), len(self.seeds))
 
     def badges(self) -> tuple[str, ...]:
         """What a reader must know about these numbers before using them."""

@@ -150,6 +150,46 @@ def test_ranks_tie_as_printed_and_skip_the_incomplete() -> None:
     assert ranks(cells) == [1, 1, 2, 0]
 
 
+def test_the_gap_has_an_interval_where_every_run_has_both_epochs() -> None:
+    paper = [record(c, 0, v, protocol="paper", last=0.7) for c, v in (("x", 0.9), ("y", 0.8))]
+    # Gaps 20 and 10: 15 ± 12.706 · 7.071 / √2. The strict ranking of the same name changes nothing.
+    text = page(build([*FULL, *paper]))
+    assert "<td>+15.0</td><td>-48.5 to +78.5</td>" in text
+    assert "<td>+20.0</td><td>–</td>" in page(build(paper[:1]))
+
+
+def test_what_ties_with_the_best_is_bold_and_without_an_interval_that_is_said() -> None:
+    near = [record(r.spec.category, r.spec.seed, 0.6, "near") for r in FULL]
+    board = build([*FULL, *near])
+    text = page(board)
+    assert "rank 1–2" in text
+    assert 'class="best">60.0' in text
+    assert "not distinguishable from the best at 95 %" in text
+    detection = next(text for name, text in tables(board).items() if name.endswith("detection.tex"))
+    assert r"mean & \textbf{67.5}" in detection
+    assert r"& \textbf{60.0}" in detection.split("midrule")[-1]
+    assert r"not distinguishable from the best at 95 \%" in detection
+    single = [record("x", 0, v, m) for m, v in (("a", 0.9), ("b", 0.8))]
+    single = [r.model_copy(update={"categories": ["x"]}) for r in single]
+    board = build(single)
+    assert "One category, one seed: no interval" in page(board)
+    assert "not distinguishable" not in "".join(tables(board).values())
+
+
+def test_average_ranks_are_shown_from_three_methods_and_categories() -> None:
+    names = ["x", "y", "z"]
+    records = [
+        record(c, 0, 0.9 - 0.1 * m, f"m{m}").model_copy(update={"categories": names})
+        for c in names
+        for m in range(3)
+    ]
+    text = page(build(records))
+    assert "How sure?" in text
+    assert '<svg role="img"' in text
+    assert "<td>m0</td><td>1.00</td><td>–</td><td>100</td><td>100</td>" in text
+    assert "How sure?" not in page(build(FULL))
+
+
 class Links(HTMLParser):
     def __init__(self) -> None:
         super().__init__()

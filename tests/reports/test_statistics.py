@@ -1,0 +1,91 @@
+"""Coverage and false differences on simulated records with known truth; ranks and win rates by hand."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from reports.figures import critical_difference_svg
+from reports.statistics import compare, estimate, rank_tests, units, win_rates
+
+SIZES = [(c, s) for c in (5, 12, 15) for s in (1, 3, 5)]
+
+
+def simulate(runs: int, methods: int, categories: int, seeds: int, seed: int = 0) -> np.ndarray:
+    """Scores [runs, methods, categories, seeds] of equally good methods, whose true mean is 90."""
+    rng = np.random.default_rng([seed, methods, categories, seeds])
+    shared = rng.normal(0, 5, (runs, 1, categories, 1))
+    interaction = rng.normal(0, 2, (runs, methods, categories, 1))
+    return 90 + shared + interaction + rng.normal(0, 1, (runs, methods, categories, seeds))
+
+
+@pytest.mark.parametrize(("categories", "seeds"), SIZES)
+def test_intervals_cover_and_equals_are_told_apart_rarely(categories: int, seeds: int) -> None:
+    scores = simulate(8000, 2, categories, seeds)
+    means = scores.mean(axis=3)
+    for values, truth in ((means[:, 0], 90), (means[:, 0] - means[:, 1], 0)):
+        found = estimate(values)
+        assert found.low is not None
+        assert found.high is not None
+        coverage = np.mean((found.low <= truth) & (truth <= found.high))
+        assert 0.93 <= coverage <= 0.97
+    compared = [compare(one) for one in simulate(1200, 5, categories, seeds)]
+    wrong = np.mean([not all(c.tied) for c in compared if c is not None])
+    assert wrong <= 0.05
+
+
+def test_the_percentile_bootstrap_covers_less() -> None:
+    """Why there is none: a paired hierarchical bootstrap of a difference over five categories."""
+    rng = np.random.default_rng(1)
+    hits = []
+    for one in simulate(600, 2, 5, 3):
+        gaps = one[0] - one[1]
+        rows = rng.integers(5, size=(1000, 5))[..., None]
+        means = gaps[rows, rng.integers(3, size=(1000, 5, 3))].mean(axis=(1, 2))
+        low, high = np.percentile(means, [2.5, 97.5])
+        hits.append(low <= 0 <= high)
+    assert np.mean(hits) < 0.93
+
+
+def test_a_clear_order_has_narrow_ranks_and_equals_share_theirs() -> None:
+    base = np.arange(6.0)[None, :, None] + np.random.default_rng(0).normal(0, 0.1, (3, 6, 2))
+    found = compare(base + np.array([90, 80, 80])[:, None, None])
+    assert found is not None
+    assert found.tied == (True, False, False)
+    assert found.ranks == ((1, 1), (2, 3), (2, 3))
+
+
+def test_one_run_has_no_interval_and_one_category_uses_seeds() -> None:
+    assert compare(np.ones((2, 1, 1))) is None
+    assert estimate(np.ones(1)).low is None
+    assert units(np.ones((2, 1, 4))).shape == (2, 4)
+    same = compare(np.ones((2, 3, 1)))
+    assert same is not None
+    assert same.tied == (True, True)
+    cells = estimate(np.array([[[1.0, 3], [2, 2]]]))
+    assert cells.std is not None
+    assert cells.std.tolist() == [[pytest.approx(2**0.5), 0]]
+    assert estimate(np.array([1.0, 2, 3])).high == pytest.approx(2 + 4.302653 / np.sqrt(3))
+
+
+def test_average_ranks_and_win_rates_are_those_computed_by_hand() -> None:
+    scores = np.array([[9.0, 8, 7, 9], [8, 8, 6, 8], [7, 7, 5, 7]])[..., None]
+    found = rank_tests(scores)
+    assert found is not None
+    assert found.average == pytest.approx([1.125, 1.875, 3])
+    # Demšar's table: q = 2.343 for three methods.
+    assert found.critical == pytest.approx(2.343 * np.sqrt(3 * 4 / (6 * 4)), rel=1e-3)
+    assert win_rates(scores)[0] == pytest.approx([0.5, 0.875, 1])
+    assert rank_tests(scores[:2]) is None
+
+
+def test_the_diagram_is_accessible_and_joins_what_is_within_the_difference() -> None:
+    text = critical_difference_svg(["a<b", "c", "d"], [1.2, 1.9, 2.9], 0.8)
+    root = ET.fromstring(text)  # noqa: S314
+    assert root.get("role") == "img"
+    assert [child.tag for child in root][:2] == ["title", "desc"]
+    assert "a<b 1.20" in str(root[1].text)
+    assert text.count('class="tie"') == 1
+    assert "currentColor" in text
