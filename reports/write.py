@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -9,19 +10,33 @@ from rich.table import Table
 from harness.errors import UserError
 from harness.files import write_atomically
 from harness.store import read_records
+from reports.audit import audit
 from reports.html import page
 from reports.latex import tables
 from reports.leaderboard import MEAN, METRICS, Leaderboard, Ranking, build
+from reports.published import published
 
 _MARK = "% Written by `bench report`; it is replaced by the next report.\n"
 
 
-def write(results: Path, output: Path) -> list[Table | str]:
+def write(
+    results: Path, output: Path, *, files: Sequence[Path] = (), check: bool = False
+) -> list[Table | str]:
     """Writes the report of a results folder; returns what to print about it.
+
+    Args:
+        results: folder of the records.
+        output: folder of the report.
+        files: CSVs of published numbers beside the paper's.
+        check: only audit the published numbers; nothing is read from ``results`` and nothing written.
 
     Raises:
         UserError: there is no record, or the output folder cannot be written.
     """
+    numbers = published(files)
+    if check:
+        found = audit(numbers)
+        return [found.table(), found.summary()]
     loaded = read_records(results)
     if not loaded.records:
         damaged = f" ({len(loaded.damaged)} damaged files)" if loaded.damaged else ""
