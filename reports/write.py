@@ -1,4 +1,4 @@
-"""Writes a report: ``leaderboard.csv``, ``index.html`` and ``tables/*.tex``."""
+"""Writes a report: ``leaderboard.csv``, ``published.csv``, ``index.html`` and ``tables/*.tex``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from harness.errors import UserError
 from harness.files import write_atomically
 from harness.store import read_records
 from reports.audit import audit
+from reports.compare import Pair, compare, frame
 from reports.html import page
 from reports.latex import tables
 from reports.leaderboard import MEAN, METRICS, Leaderboard, Ranking, build
@@ -44,11 +45,15 @@ def write(
             f"There are no records in {results}{damaged}: run `bench run` first, or give --results."
         )
     board = build(loaded.records, loaded.damaged)
+    pairs = compare(board, numbers)
     try:
+        _write_pairs(output / "published.csv", pairs)
         write_atomically(
             output / "leaderboard.csv", board.table().to_csv(index=False, lineterminator="\n").encode()
         )
-        write_atomically(output / "index.html", page(board).encode())
+        write_atomically(
+            output / "index.html", page(board, pairs, audit(numbers) if pairs else None).encode()
+        )
         _write_tables(output / "tables", tables(board))
     except OSError as error:
         raise UserError(f"The report cannot be written to {output} ({error.strerror or error}).") from error
@@ -57,6 +62,14 @@ def write(
         *board.notes,
         f"Report: {output / 'index.html'}",
     ]
+
+
+def _write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
+    """Writes what there is to compare; an older report's file does not stay beside a new page."""
+    if pairs:
+        write_atomically(path, frame(pairs).to_csv(index=False, lineterminator="\n").encode())
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _write_tables(folder: Path, files: dict[str, str]) -> None:
