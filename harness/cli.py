@@ -111,6 +111,7 @@ def plan(debug: bool, **given: Any) -> None:
     help="CSV of further published numbers.",
 )
 @click.option("--audit", "check", is_flag=True, help="Only check the published numbers themselves.")
+@click.option("--tables", "wanted", default="", help="The paper's tables too: paper, or table-1,table-7.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def report(results: Path, output: Path, debug: bool, **given: Any) -> None:
     """Write leaderboard.csv, index.html and LaTeX tables from the records."""

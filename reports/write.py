@@ -15,13 +15,15 @@ from reports.compare import Pair, compare, frame
 from reports.html import page
 from reports.latex import tables
 from reports.leaderboard import MEAN, METRICS, Leaderboard, Ranking, build
+from reports.paper_tables import chosen
+from reports.paper_tables import files as files_of
 from reports.published import published
 
 _MARK = "% Written by `bench report`; it is replaced by the next report.\n"
 
 
 def write(
-    results: Path, output: Path, *, files: Sequence[Path] = (), check: bool = False
+    results: Path, output: Path, *, files: Sequence[Path] = (), check: bool = False, wanted: str = ""
 ) -> list[Table | str]:
     """Writes the report of a results folder; returns what to print about it.
 
@@ -30,6 +32,7 @@ def write(
         output: folder of the report.
         files: CSVs of published numbers beside the paper's.
         check: only audit the published numbers; nothing is read from ``results`` and nothing written.
+        wanted: the paper's tables to write too, e.g. ``paper`` or ``table-1,table-7``; needs no records.
 
     Raises:
         UserError: there is no record, or the output folder cannot be written.
@@ -38,13 +41,23 @@ def write(
     if check:
         found = audit(numbers)
         return [found.table(), found.summary()]
-    loaded = read_records(results)
-    if not loaded.records:
-        damaged = f" ({len(loaded.damaged)} damaged files)" if loaded.damaged else ""
+    names = chosen(wanted, numbers) if wanted else []
+    # Published numbers can be shown without any run.
+    loaded = read_records(results) if results.is_dir() or not names else None
+    records, broken = (loaded.records, loaded.damaged) if loaded else ([], [])
+    board = build(records, broken)
+    try:
+        for name, content in files_of(names, numbers, board).items():
+            write_atomically(output / "paper" / name, content.encode())
+    except OSError as error:
+        raise UserError(f"No tables can be written to {output} ({error.strerror or error}).") from error
+    if names and not records:
+        return [*board.notes, f"{len(names)} tables of published numbers: {output / 'paper'}"]
+    if not records:
+        damaged = f" ({len(broken)} damaged files)" if broken else ""
         raise UserError(
             f"There are no records in {results}{damaged}: run `bench run` first, or give --results."
         )
-    board = build(loaded.records, loaded.damaged)
     pairs = compare(board, numbers)
     try:
         _write_pairs(output / "published.csv", pairs)
