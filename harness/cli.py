@@ -103,13 +103,22 @@ def plan(debug: bool, **given: Any) -> None:
 @main.command()
 @click.option("--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("report"), show_default=True)
+@click.option(
+    "--published",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="CSV of further published numbers.",
+)
+@click.option("--audit", "check", is_flag=True, help="Only check the published numbers themselves.")
+@click.option("--tables", "wanted", default="", help="The paper's tables too: paper, or table-1,table-7.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-def report(results: Path, output: Path, debug: bool) -> None:
+def report(results: Path, output: Path, debug: bool, **given: Any) -> None:
     """Write leaderboard.csv, index.html and LaTeX tables from the records."""
     with sentences(debug):
         from rich.console import Console
 
-        _report(results, output, Console(highlight=False), quiet=False)
+        _report(results, output, Console(highlight=False), quiet=False, **given)
 
 
 @main.group("list")
@@ -178,14 +187,14 @@ def _counts(plan: Plan) -> str:
     return f"{len(plan.tasks)} runs, {len(plan.done)} done, {len(plan.todo)} to do{damaged}"
 
 
-def _report(results: Path, output: Path, console: Any, quiet: bool) -> None:
+def _report(results: Path, output: Path, console: Any, quiet: bool, **given: Any) -> None:
     """Writes the report through the entry point of ``reports``, which the harness does not know by name."""
     from importlib.metadata import entry_points
 
     writers = entry_points(group="ulsad_bench.reports", name="default")
     if not writers:
         raise UserError("The report writer is not installed: reinstall ulsad-bench.")
-    lines = next(iter(writers)).load()(results, output)
+    lines = next(iter(writers)).load()(results, output, **given)
     if not quiet:
         for line in lines:
             console.print(line, markup=False) if isinstance(line, str) else console.print(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import jinja2
 
 from harness.spec import PROTOCOLS, RunRecord
+from reports.audit import Audit
+from reports.compare import Pair
 from reports.figures import critical_difference_svg
 from reports.latex import ranks
 from reports.leaderboard import MEAN, METRICS, Leaderboard, Ranking, selection_gaps
@@ -19,8 +22,14 @@ from reports.statistics import compare, estimate, rank_tests, units, win_rates
 MAIN = ("image_auroc", "pixel_auroc", "aupro")
 
 
-def page(board: Leaderboard) -> str:
-    """Returns the whole page as HTML."""
+def page(board: Leaderboard, pairs: Sequence[Pair] = (), audited: Audit | None = None) -> str:
+    """Returns the whole page as HTML.
+
+    Args:
+        board: the measured numbers.
+        pairs: published numbers beside measured ones, in a section of their own.
+        audited: what is wrong within the published numbers; shown only where there are pairs.
+    """
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -34,6 +43,8 @@ def page(board: Leaderboard) -> str:
         when=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         rankings=[_ranking(ranking) for ranking in board.rankings],
         gaps=_gaps(board),
+        pairs=[{"pair": p, "difference": f"{p.difference:+.1f}"} for p in pairs],
+        audited=audited if pairs else None,
         notes=board.notes,
         failures=[
             {"label": r.spec.label(), "outcome": r.outcome.replace("_", " "), "failure": r.failure}

@@ -1,7 +1,8 @@
-"""Writes a report: ``leaderboard.csv``, ``index.html`` and ``tables/*.tex``."""
+"""Writes a report: ``leaderboard.csv``, ``published.csv``, ``index.html`` and ``tables/*.tex``."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -9,31 +10,63 @@ from rich.table import Table
 from harness.errors import UserError
 from harness.files import write_atomically
 from harness.store import read_records
+from reports.audit import audit
+from reports.compare import Pair, compare, frame
 from reports.html import page
 from reports.latex import tables
 from reports.leaderboard import MEAN, METRICS, Leaderboard, Ranking, build
+from reports.paper_tables import chosen
+from reports.paper_tables import files as files_of
+from reports.published import published
 
 _MARK = "% Written by `bench report`; it is replaced by the next report.\n"
 
 
-def write(results: Path, output: Path) -> list[Table | str]:
+def write(
+    results: Path, output: Path, *, files: Sequence[Path] = (), check: bool = False, wanted: str = ""
+) -> list[Table | str]:
     """Writes the report of a results folder; returns what to print about it.
+
+    Args:
+        results: folder of the records.
+        output: folder of the report.
+        files: CSVs of published numbers beside the paper's.
+        check: only audit the published numbers; nothing is read from ``results`` and nothing written.
+        wanted: the paper's tables to write too, e.g. ``paper`` or ``table-1,table-7``; needs no records.
 
     Raises:
         UserError: there is no record, or the output folder cannot be written.
     """
-    loaded = read_records(results)
-    if not loaded.records:
-        damaged = f" ({len(loaded.damaged)} damaged files)" if loaded.damaged else ""
+    numbers = published(files)
+    if check:
+        found = audit(numbers)
+        return [found.table(), found.summary()]
+    names = chosen(wanted, numbers) if wanted else []
+    # Published numbers can be shown without any run.
+    loaded = read_records(results) if results.is_dir() or not names else None
+    records, broken = (loaded.records, loaded.damaged) if loaded else ([], [])
+    board = build(records, broken)
+    try:
+        for name, content in files_of(names, numbers, board).items():
+            write_atomically(output / "paper" / name, content.encode())
+    except OSError as error:
+        raise UserError(f"No tables can be written to {output} ({error.strerror or error}).") from error
+    if names and not records:
+        return [*board.notes, f"{len(names)} tables of published numbers: {output / 'paper'}"]
+    if not records:
+        damaged = f" ({len(broken)} damaged files)" if broken else ""
         raise UserError(
             f"There are no records in {results}{damaged}: run `bench run` first, or give --results."
         )
-    board = build(loaded.records, loaded.damaged)
+    pairs = compare(board, numbers)
     try:
+        _write_pairs(output / "published.csv", pairs)
         write_atomically(
             output / "leaderboard.csv", board.table().to_csv(index=False, lineterminator="\n").encode()
         )
-        write_atomically(output / "index.html", page(board).encode())
+        write_atomically(
+            output / "index.html", page(board, pairs, audit(numbers) if pairs else None).encode()
+        )
         _write_tables(output / "tables", tables(board))
     except OSError as error:
         raise UserError(f"The report cannot be written to {output} ({error.strerror or error}).") from error
@@ -42,6 +75,14 @@ def write(results: Path, output: Path) -> list[Table | str]:
         *board.notes,
         f"Report: {output / 'index.html'}",
     ]
+
+
+def _write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
+    """Writes what there is to compare; an older report's file does not stay beside a new page."""
+    if pairs:
+        write_atomically(path, frame(pairs).to_csv(index=False, lineterminator="\n").encode())
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _write_tables(folder: Path, files: dict[str, str]) -> None:

@@ -1,0 +1,125 @@
+"""Published beside measured: each pair of numbers, their difference, and what differs between the setups."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from harness.spec import RunRecord
+from reports.leaderboard import MEAN, METRICS, Cell, Leaderboard, Ranking
+from reports.published import PAPER, Published
+
+_BACKBONE = "wide_resnet50_2"
+_SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A published number and the measured one of the same cell.
+
+    Attributes:
+        tables: numbers of the tables that print this number.
+        ranking: the ranking that holds the measured number.
+        method: label of the method's row in the ranking.
+        measured: in percent.
+        reasons: what differs between the two setups, in words; never complete.
+    """
+
+    published: Published
+    tables: tuple[str, ...]
+    ranking: str
+    method: str
+    measured: Cell
+    reasons: tuple[str, ...]
+
+    @property
+    def difference(self) -> float:
+        """Measured − published, in percentage points."""
+        return (self.measured.mean or 0.0) - self.published.value
+
+
+def compare(board: Leaderboard, published: Sequence[Published]) -> list[Pair]:
+    """Returns a pair for every measured cell for which a number was published."""
+    printed: dict[tuple[str, ...], dict[tuple[str, str, str], list[Published]]] = defaultdict(dict)
+    for n in published:
+        if n.unit == "%" and n.metric in METRICS:
+            key = (n.dataset, n.method, n.category, n.split, n.metric)
+            printed[key].setdefault((n.source, n.printed, n.printed_std), []).append(n)
+    pairs = []
+    for ranking in board.rankings:
+        for label in ranking.methods:
+            records = [r for (name, _, _), r in ranking.records.items() if name == label]
+            method = records[0].spec.method.partition("[")[0]
+            for split in ranking.splits:
+                for category in (*ranking.split_categories(split), MEAN):
+                    for metric in METRICS:
+                        same = printed.get((ranking.dataset, method, category, split, metric), {})
+                        cell = ranking.cell(label, category, split, metric)
+                        if not same or cell.mean is None:
+                            continue
+                        for found in same.values():
+                            tables = tuple(n.table for n in found)
+                            reasons = _reasons(ranking, records, cell, found[0].source == PAPER)
+                            pairs.append(Pair(found[0], tables, ranking.name, label, cell, reasons))
+    return pairs
+
+
+def frame(pairs: Sequence[Pair]) -> pd.DataFrame:
+    """The pairs as a table, in percent and percentage points."""
+    return pd.DataFrame(
+        [
+            {
+                "dataset": p.published.dataset,
+                "category": p.published.category,
+                "split": p.published.split,
+                "method": p.method,
+                "metric": p.published.metric,
+                "source": p.published.source,
+                "tables": " ".join(p.tables),
+                "published": p.published.printed,
+                "published_std": p.published.printed_std,
+                "fingerprint": p.ranking,
+                "measured": p.measured.mean,
+                "measured_std": p.measured.std,
+                "difference": p.difference,
+                "why": "; ".join(p.reasons),
+            }
+            for p in pairs
+        ]
+    )
+
+
+def _reasons(ranking: Ranking, records: list[RunRecord], cell: Cell, paper: bool) -> tuple[str, ...]:
+    """What differs, from the fingerprint and the records only."""
+    f = ranking.fingerprint
+    found = []
+    if paper:
+        if f.selection != "best_test_image_auroc":
+            found.append(f"protocol {f.protocol}: the paper selects the epoch on the test set")
+        if f.resize != "opencv":
+            found.append(f"resize {f.resize}: the paper's is OpenCV's")
+        if f.image_size != 256:
+            found.append(f"{f.image_size} pixels: the paper's images have 256")
+        if len(ranking.seeds) != _SEEDS:
+            found.append(f"{len(ranking.seeds)} of {_SEEDS} seeds")
+        used = {str(r.identity.config["backbone"]) for r in records if "backbone" in r.identity.config}
+        found += [
+            f"backbone {name}: the paper's is Wide-ResNet50-2"
+            for name in sorted(used)
+            if name.partition(".")[0] != _BACKBONE
+        ]
+    else:
+        found.append("how the published number was made is not recorded")
+    if f.backbone_weights != "pretrained":
+        found.append("random weights")
+    if f.training_images != "all":
+        found.append(f"{f.training_images} training images")
+    if cell.have != cell.want:
+        found.append(f"{cell.have} of {cell.want} runs")
+    found += sorted({f"{k} = {v}" for r in records for k, v in r.spec.params.items() if k != "backbone"})
+    found += sorted({remark.rstrip(".") for r in records for remark in r.remarks})
+    found.append(f"metrics of this package, version {f.metrics_version}")
+    return tuple(found)

@@ -1,0 +1,162 @@
+"""The paper's tables from its published numbers, methods as columns; measured numbers in blocks apart."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.errors import UserError, nearest
+from reports.latex import escape
+from reports.leaderboard import METRICS, Cell, Leaderboard
+from reports.published import PAPER, Published
+
+_HEAD = ("numbers", "dataset", "anomalies", "metric", "category")
+_OTHERS = {"throughput": "Throughput (img/s)", "gpu_memory": "GPU memory (GB)"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+        head: whose numbers, dataset, split, metric, category.
+        texts: one number per method, as shown; empty where there is none.
+        places: 1 for the best and 2 for the second of the row, else 0.
+    """
+
+    head: tuple[str, str, str, str, str]
+    texts: tuple[str, ...]
+    places: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of the paper, its published rows first."""
+
+    name: str
+    methods: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def chosen(text: str, numbers: Sequence[Published]) -> list[str]:
+    """Returns the names that ``paper`` (every table) or ``table-1,table-7`` ask for.
+
+    Raises:
+        UserError: there is no such table.
+    """
+    known = [f"table-{n}" for n in sorted({int(n.table) for n in numbers if n.source == PAPER})]
+    found: list[str] = []
+    for name in (part.strip() for part in text.split(",")):
+        if name != "paper" and name not in known:
+            raise UserError(f"There is no table '{name}'. {nearest(name, [*known, 'paper'])}")
+        found += known if name == "paper" else [name]
+    return list(dict.fromkeys(found))
+
+
+def build_table(name: str, numbers: Sequence[Published], board: Leaderboard | None = None) -> PaperTable:
+    """Returns a table, with a block for each ranking of the same datasets that has any of its cells."""
+    own = [n for n in numbers if n.source == PAPER and f"table-{n.table}" == name]
+    methods = tuple(dict.fromkeys(n.method for n in own))
+    cells = {((n.dataset, n.split, n.metric, n.category), n.method): n for n in own}
+    keys = list(dict.fromkeys((n.dataset, n.split, n.metric, n.category) for n in own))
+    rows = []
+    for key in keys:
+        there = [cells.get((key, m)) for m in methods]
+        places = _places([n.value if n else None for n in there], lowest=key[2] == "gpu_memory")
+        rows.append(Row(("published", *key), tuple(n.text() if n else "" for n in there), places))
+    for ranking in board.rankings if board else ():
+        for key in keys:
+            dataset, split, metric, category = key
+            if dataset != ranking.dataset or metric not in METRICS or split not in ranking.splits:
+                continue
+            measured: list[Cell | None] = [
+                ranking.cell(m, category, split, metric) if m in ranking.methods else None for m in methods
+            ]
+            if any(c and c.mean is not None for c in measured):
+                places = _places(
+                    [
+                        round(c.mean, 1) if c and c.mean is not None and c.have == c.want else None
+                        for c in measured
+                    ]
+                )
+                texts = tuple(c.text() if c else "" for c in measured)
+                rows.append(Row((f"measured {ranking.name}", *key), texts, places))
+    return PaperTable(name, methods, tuple(rows))
+
+
+def to_csv(table: PaperTable) -> str:
+    """The table as CSV, numbers as shown."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*_HEAD, *table.methods])
+    writer.writerows([*row.head, *row.texts] for row in table.rows)
+    return out.getvalue()
+
+
+def to_latex(table: PaperTable) -> str:
+    """The table for booktabs: best in bold, second underlined."""
+    lines = [" & ".join(escape(c) for c in (*_HEAD, *table.methods)) + r" \\"]
+    block = ""
+    for row in table.rows:
+        if row.head[0] != block:
+            lines.append(r"\midrule")
+            block = row.head[0]
+        marks = {0: "{}", 1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
+        texts = [
+            marks[p].format(escape(t)) if t else "--" for t, p in zip(row.texts, row.places, strict=True)
+        ]
+        lines.append(" & ".join([*(escape(h) for h in row.head), *texts]) + r" \\")
+    body = "\n".join(lines)
+    spec = "l" * len(_HEAD) + "r" * len(table.methods)
+    return (
+        f"\\begin{{table}}[htbp]\n\\centering\n\\caption{{{escape(_title(table))}}}\n"
+        f"\\begin{{tabular}}{{{spec}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
+    )
+
+
+def to_html(table: PaperTable) -> str:
+    """The table as a page of its own."""
+    tags = {0: "{}", 1: "<b>{}</b>", 2: "<u>{}</u>"}
+    head = "".join(f"<th>{html.escape(c)}</th>" for c in (*_HEAD, *table.methods))
+    rows = "\n".join(
+        "<tr>"
+        + "".join(f"<th>{html.escape(h)}</th>" for h in row.head)
+        + "".join(
+            f"<td>{tags[p].format(html.escape(t))}</td>" for t, p in zip(row.texts, row.places, strict=True)
+        )
+        + "</tr>"
+        for row in table.rows
+    )
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{table.name}</title></head>\n'
+        f"<body><table><caption>{html.escape(_title(table))}</caption>\n<thead><tr>{head}</tr></thead>\n"
+        f"<tbody>\n{rows}\n</tbody></table>\n</body></html>\n"
+    )
+
+
+def files(names: Sequence[str], numbers: Sequence[Published], board: Leaderboard | None) -> dict[str, str]:
+    """Returns the files of the tables by name."""
+    made: dict[str, str] = {}
+    for name in names:
+        table = build_table(name, numbers, board)
+        made |= {
+            f"{name}.tex": to_latex(table),
+            f"{name}.csv": to_csv(table),
+            f"{name}.html": to_html(table),
+        }
+    return made
+
+
+def _title(table: PaperTable) -> str:
+    number = table.name.removeprefix("table-")
+    metrics = dict.fromkeys({**METRICS, **_OTHERS}[row.head[3]] for row in table.rows)
+    return f"Table {number} of Patra and Ben Taieb (TMLR 2024): {', '.join(metrics)}; scores in percent."
+
+
+def _places(values: Sequence[float | None], lowest: bool = False) -> tuple[int, ...]:
+    """1 for the best value and 2 for the second, equal values together."""
+    order = sorted({v for v in values if v is not None}, reverse=not lowest)[:2]
+    return tuple(order.index(v) + 1 if v is not None and v in order else 0 for v in values)
