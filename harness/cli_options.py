@@ -63,6 +63,11 @@ RUN_OPTIONS = (
         help="none: random weights, marked everywhere.",
     ),
     click.option("--image-size", type=click.IntRange(32, 4096), help="Side of the images in pixels."),
+    click.option(
+        "--evaluate",
+        type=click.Choice(["input", "native"]),
+        help="Pixel metrics at the size of the input, or of the masks' files.  [default: input]",
+    ),
     click.option("--limit-train", type=click.IntRange(1), help="At most so many training images."),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
     click.option(
@@ -110,7 +115,7 @@ def chosen_suite(given: dict[str, Any]) -> Suite:
     from harness.suite import load_suite, override
 
     own = {name: given[name] for name in ("methods", "datasets", "categories", "seeds", "protocols")}
-    own |= {"image_size": given["image_size"], "backbone": given["backbone"]}
+    own |= {name: given[name] for name in ("image_size", "backbone", "evaluate")}
     chosen = {name: value for name, value in own.items() if value is not None}
     base = load_suite(given["suite"] or "demo")
     if given["suite"] is None and "datasets" in chosen:

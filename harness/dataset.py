@@ -72,6 +72,7 @@ class Layout(_Model):
     Attributes:
         masks: patterns of the masks of one anomalous test image; everything found is united.
         csv: a table with the columns object, split, label, image, mask, instead of patterns.
+        defects: a category's table of defects in MVTec LOCO's format (``defects_config.json``).
         normal: folders (or labels of the CSV file) of normal images.
         kinds: the kind of anomaly that a folder (or label) holds; ``anomalous`` where not named.
     """
@@ -81,6 +82,7 @@ class Layout(_Model):
     test: tuple[Pattern, ...] = ()
     masks: tuple[Pattern, ...] = ()
     csv: RelativePath | None = None
+    defects: Pattern | None = None
     normal: tuple[str, ...] = ("good",)
     kinds: dict[str, str] = Field(default_factory=dict)
 
@@ -92,6 +94,10 @@ class Layout(_Model):
             raise ValueError("give either csv or patterns, not both")
         if NORMAL in self.kinds.values():
             raise ValueError("a folder of normal images belongs into normal, not into kinds")
+        if reserved := {"all", "mean", "kinds_mean"} & set(self.kinds.values()):
+            raise ValueError(f"'{min(reserved)}' cannot be a kind of anomaly")
+        if self.defects is not None and (not self.kinds or re.search("{(defect|stem)}", self.defects)):
+            raise ValueError("defects needs kinds, and may hold no placeholder but {category}")
         return self
 
     def kind(self, folder: str) -> str:

@@ -17,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from harness.dataset import NORMAL, CategoryData, load_card, read_category
+from harness.dataset import NORMAL, CategoryData, dataset_root, load_card, read_category
 from harness.errors import UserError
 from harness.files import temporary_name
 from harness.images import load_images, load_masks
 from harness.measure import GeneratorState, PeakMemory, Stopwatch, environment, seed_everything
 from harness.method import Backbone, Epoch, Images, Method, Prediction, Setup, TrainingData
 from harness.metrics import METRICS_VERSION, image_metrics, split_metrics
+from harness.native import Native, read_defects
 from harness.registry import configure, load_method
 from harness.spec import (
     PROTOCOLS,
@@ -208,14 +209,20 @@ class _Run:
     def _load(self) -> None:
         self.clock["load"].start()
         task, size, resize = self.task, self.spec.image_size, self.protocol.resize
-        data = read_category(load_card(task.card), self.spec.category, task.data_root, task.cache)
+        card = load_card(task.card)
+        data = read_category(card, self.spec.category, task.data_root, task.cache)
         self.kinds = [sample.kind for sample in data.test]
         train, validation, test = (
             load_images([sample.image for sample in part], size, resize, task.cache)
             for part in (data.train, data.validation, data.test)
         )
         self.parts = assign(train, validation, test, self.kinds, self.spec)
-        self.masks = load_masks([sample.masks for sample in data.test], size, task.cache)
+        self.native: Native | None = None
+        if self.spec.evaluate == "native":
+            root = dataset_root(card, task.data_root, task.cache)
+            self.native = Native(data.test, read_defects(card, self.spec.category, root))
+        else:
+            self.masks = load_masks([sample.masks for sample in data.test], size, task.cache)
         self.splits = _splits(data, task)
         self.clock["load"].stop()
 
@@ -312,7 +319,10 @@ class _Run:
         return prediction
 
     def _metrics(self, scores: _Scores) -> Metrics:
-        found = split_metrics(scores.scores, scores.maps, self.kinds, self.masks, self.splits)
+        if self.native:
+            found = self.native.metrics(scores.scores, scores.maps, self.splits, _kinds(self.task))
+        else:
+            found = split_metrics(scores.scores, scores.maps, self.kinds, self.masks, self.splits)
         return {split: {name: _value(v) for name, v in values.items()} for split, values in found.items()}
 
     def _keep(self, scores: _Scores) -> None:
@@ -335,6 +345,12 @@ def _splits(data: CategoryData, task: RunTask) -> list[str]:
     """Returns the anomaly kinds that the dataset tells apart and this category has."""
     present: Iterable[str] = {sample.kind for sample in data.test} - {NORMAL}
     return sorted(set(present) & set(task.split_categories or {}))
+
+
+def _kinds(task: RunTask) -> list[str]:
+    """Returns the anomaly kinds that this category should have by the dataset's card."""
+    kinds = task.split_categories or {}
+    return sorted(kind for kind, names in kinds.items() if task.spec.category in names)
 
 
 def _declared(weights: Mapping[str, Weights], backbone: str) -> Weights:

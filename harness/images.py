@@ -15,7 +15,7 @@ import struct
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
@@ -68,12 +68,26 @@ def read_image(path: Path) -> Image.Image:
 
     A broken file, or one that claims more pixels than Pillow accepts, is a UserError.
     """
+    with _opened(path) as image:
+        image.load()
+        if image.getexif().get(_EXIF_ORIENTATION, 1) == 1:
+            return image.copy()
+        return ImageOps.exif_transpose(image)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Returns height and width that :func:`read_image` gives an image, from its header."""
+    with _opened(path) as image:
+        width, height = image.size
+        # Orientations from 5 on lie on their side.
+        return (width, height) if image.getexif().get(_EXIF_ORIENTATION, 1) > 4 else (height, width)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
-            image.load()
-            if image.getexif().get(_EXIF_ORIENTATION, 1) == 1:
-                return image.copy()
-            return ImageOps.exif_transpose(image)
+            yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"{path} has too many pixels ({error}): scale it down.") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:

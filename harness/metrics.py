@@ -54,9 +54,10 @@ def image_metrics(scores: Any, labels: Any) -> dict[str, float]:
     wrong = np.flatnonzero((truth != 0) & (truth != 1))
     if len(wrong):
         raise ValueError(f"image {wrong[0]}: label {truth[wrong[0]]} is neither 0 nor 1")
-    _check_finite(values, "score")
+    check_finite(values, "score")
     # To the pixel metrics the scores are one image that is N pixels wide.
-    found = _measure([_Pixels(values.reshape(1, 1, -1), truth.reshape(1, 1, -1), [0])], LIMIT)
+    one = _Pixels(values.reshape(1, 1, -1), truth.reshape(1, 1, -1), [0], [len(values)])
+    found = _measure([one], LIMIT)
     return {f"image_{name}": found[name] for name in ("auroc", "ap", "f1max")}
 
 
@@ -67,8 +68,9 @@ def pixel_metrics(maps: Any, masks: Any, limit: float = LIMIT) -> dict[str, floa
     float32, which changes no rank; every other type is ranked as it is.
 
     Args:
-        maps: ``[N, H, W]``, NumPy or torch, any real type; higher is more anomalous. Only ranks matter.
-        masks: ``[N, H, W]``, non-zero for anomalous; regions are 8-connected, within one image.
+        maps: ``[N, H, W]``, NumPy or torch, any real type, or a sequence of N maps ``[H, W]`` of one type,
+            which may differ in size and be made when asked for; higher is more anomalous. Only ranks matter.
+        masks: the same, non-zero for anomalous; regions are 8-connected, within one image.
         limit: false-positive rate up to which AUPRO is integrated, in (0, 1]; 0.3 is Bergmann et al.'s.
 
     Returns:
@@ -80,8 +82,8 @@ def pixel_metrics(maps: Any, masks: Any, limit: float = LIMIT) -> dict[str, floa
     """
     if not 0 < limit <= 1:
         raise ValueError(f"limit must be in (0, 1], not {limit}")
-    values, truth = _checked_maps(maps, masks)
-    return _pixel_names(_measure([_Pixels(values, truth, range(len(values)))], limit))
+    values, truth, sizes = _checked_maps(maps, masks)
+    return _pixel_names(_measure([_Pixels(values, truth, range(len(values)), sizes)], limit))
 
 
 def split_metrics(
@@ -93,9 +95,9 @@ def split_metrics(
 
     Args:
         scores: ``[N]``, as for :func:`image_metrics`.
-        maps: ``[N, H, W]``, as for :func:`pixel_metrics`.
+        maps: N maps, as for :func:`pixel_metrics`.
         kinds: N strings, for each image ``normal`` or its kind of anomaly.
-        masks: ``[N, H, W]``, non-zero for anomalous; empty for normal images.
+        masks: N masks, non-zero for anomalous; empty for normal images.
         splits: the kinds to report beside ``all``; a kind that no image has is all NaN.
 
     Returns:
@@ -108,7 +110,7 @@ def split_metrics(
             must be where the splits cover all anomalous images: the metrics would be wrong.
     """
     values = _array(scores)
-    pixels, truth = _checked_maps(maps, masks)
+    pixels, truth, sizes = _checked_maps(maps, masks)
     if not len(values) == len(pixels) == len(kinds):
         counts = f"{len(values)} scores, {len(pixels)} maps and {len(kinds)} kinds"
         raise ValueError(f"{counts}: there must be one of each per image")
@@ -123,7 +125,7 @@ def split_metrics(
     rows: dict[str | None, list[int]] = {kind: [] for kind in (NORMAL, *splits, None)}
     for index, kind in enumerate(kinds):
         rows[kind if kind in rows else None].append(index)
-    groups = {kind: _Pixels(pixels, truth, part) for kind, part in rows.items()}
+    groups = {kind: _Pixels(pixels, truth, part, sizes) for kind, part in rows.items()}
     labels = np.array([kind != NORMAL for kind in kinds], dtype=bool)
 
     found = {"all": image_metrics(values, labels) | _pixel_names(_measure(groups.values(), LIMIT))}
@@ -152,8 +154,11 @@ def _pixel_names(found: dict[str, float]) -> dict[str, float]:
 
 
 def _stack(values: Any) -> Any:
-    """Returns a torch tensor as it is, all else as a NumPy array."""
-    return values if hasattr(values, "detach") else np.asarray(values)
+    """Returns a torch tensor or a sequence of images as it is, all else as a NumPy array."""
+    if hasattr(values, "detach"):
+        return values
+    images = isinstance(values, Sequence) and len(values) and getattr(values[0], "ndim", 0) == 2
+    return values if images else np.asarray(values)
 
 
 def _array(values: Any) -> NDArray[Any]:
@@ -169,20 +174,36 @@ def _array(values: Any) -> NDArray[Any]:
     return array
 
 
-def _checked_maps(maps: Any, masks: Any) -> tuple[Any, Any]:
-    """Returns both as stacks; they are converted image by image, so that nothing large is copied."""
+def _checked_maps(maps: Any, masks: Any) -> tuple[Any, Any, list[int]]:
+    """Returns both, and each image's pixels; they are converted image by image: nothing large is copied."""
     values, truth = _stack(maps), _stack(masks)
-    if len(values.shape) != 3 or tuple(values.shape) != tuple(truth.shape):
-        shapes = f"maps {tuple(values.shape)} and masks {tuple(truth.shape)}"
-        raise ValueError(f"{shapes} must both be [N, H, W]")
-    _check_finite(values, "anomaly map")
-    return values, truth
+    if hasattr(values, "shape") and hasattr(truth, "shape"):
+        if len(values.shape) != 3 or tuple(values.shape) != tuple(truth.shape):
+            shapes = f"maps {tuple(values.shape)} and masks {tuple(truth.shape)}"
+            raise ValueError(f"{shapes} must both be [N, H, W]")
+        check_finite(values, "anomaly map")
+        return values, truth, [int(np.prod(values.shape[1:]))] * len(values)
+    if len(values) != len(truth):
+        raise ValueError(f"{len(values)} maps and {len(truth)} masks: there must be one of each per image")
+    sizes, types = [], set()
+    for index in range(len(values)):
+        value, mask = _array(values[index]), truth[index]
+        if value.ndim != 2 or value.shape != tuple(mask.shape):
+            shapes = f"map {value.shape} and mask {tuple(mask.shape)}"
+            raise ValueError(f"image {index}: {shapes} must both be [H, W]")
+        check_finite(value[None], "anomaly map", index)
+        sizes.append(value.size)
+        types.add(value.dtype)
+    if len(types) > 1:
+        raise ValueError(f"the maps are of several types: {', '.join(sorted(map(str, types)))}")
+    return values, truth, sizes
 
 
-def _check_finite(values: Any, what: str) -> None:
+def check_finite(values: Any, what: str, first: int = 0) -> None:
+    """Raises a ValueError that names the first image with a value that is not finite."""
     for index in range(len(values)):
         if not np.isfinite(_array(values[index])).all():
-            raise ValueError(f"image {index}: the {what} holds NaN or infinite values")
+            raise ValueError(f"image {first + index}: the {what} holds NaN or infinite values")
 
 
 class _Pixels:
@@ -194,11 +215,11 @@ class _Pixels:
         regions: how many regions the masks have; known once :meth:`weighted` has run.
     """
 
-    def __init__(self, maps: Any, masks: Any, rows: Sequence[int]) -> None:
+    def __init__(self, maps: Any, masks: Any, rows: Sequence[int], sizes: Sequence[int]) -> None:
         self._maps, self._masks, self._rows = maps, masks, rows
-        size = len(rows) * int(np.prod(maps.shape[1:]))
+        size = sum(sizes[row] for row in rows)
         # Normal values fill one array from its start, anomalous ones from its end.
-        values = np.empty(size, _array(maps[:0]).dtype)
+        values = np.empty(size, _array(maps[0] if len(maps) else maps).dtype)
         start, end = 0, size
         for value, mask in self._images():
             anomalous = value[mask]

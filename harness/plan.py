@@ -14,6 +14,7 @@ from harness.errors import UserError, nearest
 from harness.execute import RunTask
 from harness.images import data_fingerprint
 from harness.metrics import METRICS_VERSION
+from harness.native import read_defects
 from harness.registry import source_hash
 from harness.spec import PROTOCOLS, Identity, RunRecord, RunSpec, Suite, run_key
 from harness.store import read_record, read_records, record_path
@@ -83,6 +84,7 @@ class _Category:
     categories: tuple[str, ...]
     split_categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fingerprint: str = ""
+    defects: str = ""
 
 
 def make_plan(suite: Suite, options: Options) -> Plan:
@@ -125,6 +127,7 @@ def _task(
         image_size=suite.image_size,
         limit_train=options.limit_train,
         backbone_weights=options.backbone_weights,
+        evaluate=suite.evaluate,
     )
     weights = {name: found.sha256 for name, found in chosen.weights.items()}
     assets = {f"asset:{name}": found.sha256 for name, found in chosen.assets.items()}
@@ -135,6 +138,7 @@ def _task(
         data=category.fingerprint,
         score_rule=method.method.score_rule,
         source=chosen.source,
+        defects=category.defects,
     )
     return RunTask(
         spec=spec,
@@ -183,6 +187,7 @@ def _categories(suite: Suite, options: Options) -> list[_Category]:
             if suite.categories and not {category, f"{card.name}/{category}"} & set(suite.categories):
                 continue
             data = read_category(card, category, options.data_root, options.cache)
+            table = read_defects(card, category, root) if suite.evaluate == "native" else None
             chosen.append(
                 _Category(
                     card=card,
@@ -191,6 +196,7 @@ def _categories(suite: Suite, options: Options) -> list[_Category]:
                     categories=tuple(names),
                     split_categories=_split_categories(card, names),
                     fingerprint=data_fingerprint(data, options.cache),
+                    defects=table.sha256 if table else "",
                 )
             )
     for category in suite.categories:

@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.progress import track
 
 from harness.console import Display
-from harness.dataset import load_card, read_category
+from harness.dataset import dataset_root, load_card, read_category
 from harness.errors import UserError
 from harness.execute import RunTask
 from harness.executors.local import run_all
 from harness.images import load_images, load_masks
+from harness.native import Native, read_defects
 from harness.plan import Plan
 from harness.spec import PROTOCOLS, RunRecord
 from harness.store import prepare, write_record
@@ -46,10 +47,11 @@ def decode(plan: Plan, console: Console, quiet: bool) -> None:
     Raises:
         UserError: an image or mask cannot be read, or the disk is too full for the cache or the results.
     """
-    needed: dict[tuple[str, str, int, str], RunTask] = {}
+    needed: dict[tuple[str | int, ...], RunTask] = {}
     for task in plan.todo:
         spec = task.spec
-        needed[(task.card, spec.category, spec.image_size, PROTOCOLS[spec.protocol].resize)] = task
+        resize = PROTOCOLS[spec.protocol].resize
+        needed[(task.card, spec.category, spec.image_size, resize, spec.evaluate)] = task
     for folder in {task.results for task in plan.todo}:
         free = shutil.disk_usage(folder).free
         if free < _SPARE:
@@ -66,7 +68,13 @@ def decode(plan: Plan, console: Console, quiet: bool) -> None:
 def decode_one(task: RunTask) -> None:
     """Decodes the images and masks of one run."""
     size, resize = task.spec.image_size, PROTOCOLS[task.spec.protocol].resize
-    data = read_category(load_card(task.card), task.spec.category, task.data_root, task.cache)
+    card, category = load_card(task.card), task.spec.category
+    data = read_category(card, category, task.data_root, task.cache)
     for part in (data.train, data.validation, data.test):
         load_images([sample.image for sample in part], size, resize, task.cache)
-    load_masks([sample.masks for sample in data.test], size, task.cache)
+    if task.spec.evaluate == "native":
+        Native(
+            data.test, read_defects(card, category, dataset_root(card, task.data_root, task.cache))
+        ).check()
+    else:
+        load_masks([sample.masks for sample in data.test], size, task.cache)

@@ -16,10 +16,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 1
+# The split of a record that holds the mean over the kinds of anomalies.
+KINDS_MEAN = "kinds_mean"
 
 Outcome = Literal["ok", "failed", "out_of_memory", "timeout"]
 Scalar = bool | int | float | str | None
 Value = Scalar | list[Scalar]
+Evaluate = Literal["input", "native"]
 
 
 class Frozen(BaseModel):
@@ -93,6 +96,7 @@ class RunSpec(Frozen):
         image_size: side of the square images in pixels.
         limit_train: at most this many training images; ``None`` for all.
         backbone_weights: ``pretrained``, or ``none`` for random weights.
+        evaluate: where pixel metrics are computed: at the size of the ``input``, or of the ``native`` masks.
     """
 
     dataset: str
@@ -104,10 +108,12 @@ class RunSpec(Frozen):
     image_size: int = Field(default=256, ge=32, le=4096)
     limit_train: int | None = Field(default=None, ge=1)
     backbone_weights: Literal["pretrained", "none"] = "pretrained"
+    evaluate: Evaluate = "input"
 
     def label(self) -> str:
         """A short name for people: ``mpdd/metal_plate · ulsad · seed 0 · strict``."""
-        return f"{self.dataset}/{self.category} · {self.method} · seed {self.seed} · {self.protocol}"
+        native = " · native" if self.evaluate == "native" else ""
+        return f"{self.dataset}/{self.category} · {self.method} · seed {self.seed} · {self.protocol}{native}"
 
 
 class Identity(Frozen):
@@ -121,6 +127,7 @@ class Identity(Frozen):
         data: fingerprint of the category's files.
         score_rule: how the method turns a map into an image score.
         source: SHA-256 of a private method's file, empty for an installed method.
+        defects: SHA-256 of the category's table of defects, where the run is evaluated by it.
     """
 
     method_version: int
@@ -129,11 +136,15 @@ class Identity(Frozen):
     data: str
     score_rule: str
     source: str = ""
+    defects: str = ""
 
 
 def run_key(spec: RunSpec, identity: Identity) -> str:
     """Returns the name of a run's record: 16 hexadecimal digits over everything that decides its numbers."""
-    return _digest({"spec": spec.model_dump(mode="json"), "identity": identity.model_dump(mode="json")})
+    # Fields that came later are left out at their defaults, so that earlier records keep their names.
+    setup = spec.model_dump(mode="json", exclude={"evaluate"} if spec.evaluate == "input" else None)
+    found = identity.model_dump(mode="json", exclude=None if identity.defects else {"defects"})
+    return _digest({"spec": setup, "identity": found})
 
 
 class Fingerprint(Frozen):
@@ -168,13 +179,14 @@ class Fingerprint(Frozen):
 def fingerprint(spec: RunSpec, identity: Identity, metrics_version: int) -> Fingerprint:
     """Returns the protocol fingerprint of a run."""
     protocol = PROTOCOLS[spec.protocol]
+    native = spec.evaluate == "native"
     return Fingerprint(
         protocol=protocol.name,
         image_size=spec.image_size,
         resize=protocol.resize,
         crop=protocol.crop,
-        mask_resize=protocol.mask_resize,
-        evaluation_resolution=f"{spec.image_size}x{spec.image_size}",
+        mask_resize="none" if native else protocol.mask_resize,
+        evaluation_resolution="native" if native else f"{spec.image_size}x{spec.image_size}",
         validation=protocol.validation,
         selection=protocol.selection,
         score_rule=identity.score_rule,
@@ -222,7 +234,8 @@ class RunRecord(Frozen):
     """What came of one run. Scores lie in [0, 1]; an undefined metric is ``null``.
 
     Attributes:
-        metrics: ``{split: {metric: value}}``; split ``all``, and one per anomaly kind.
+        metrics: ``{split: {metric: value}}``; split ``all``, and one per anomaly kind; where there is sPRO
+            also ``kinds_mean``, its mean over the kinds.
         metrics_last: under ``paper``, the same for the last epoch instead of the selected one.
         selected_epoch: the epoch that counted, ``None`` where there are no epochs.
         categories: every category of the dataset, so that a table knows when a mean is complete.
@@ -271,6 +284,7 @@ class Suite(Frozen):
         protocols: names of the protocols.
         image_size: side of the images.
         backbone: backbone for every method that has one; empty for each method's own.
+        evaluate: see :class:`RunSpec`.
         set: ``{method: {parameter: value}}``.
     """
 
@@ -283,6 +297,7 @@ class Suite(Frozen):
     protocols: list[str] = Field(default_factory=lambda: ["strict"])
     image_size: int = 256
     backbone: str = ""
+    evaluate: Evaluate = "input"
     set: dict[str, dict[str, Value]] = Field(default_factory=dict)
 
 

@@ -55,7 +55,7 @@ def compare(board: Leaderboard, published: Sequence[Published]) -> list[Pair]:
             method = records[0].spec.method.partition("[")[0]
             for split in ranking.splits:
                 for category in (*ranking.split_categories(split), MEAN):
-                    for metric in METRICS:
+                    for metric in ranking.metrics(split):
                         same = printed.get((ranking.dataset, method, category, split, metric), {})
                         cell = ranking.cell(label, category, split, metric)
                         if not same or cell.mean is None:
@@ -113,6 +113,8 @@ def _reasons(ranking: Ranking, records: list[RunRecord], cell: Cell, paper: bool
         ]
     else:
         found.append("how the published number was made is not recorded")
+    if f.evaluation_resolution == "native":
+        found.append("pixel metrics at the masks' own size")
     if f.backbone_weights != "pretrained":
         found.append("random weights")
     if f.training_images != "all":

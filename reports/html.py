@@ -11,15 +11,15 @@ from typing import Any
 
 import jinja2
 
-from harness.spec import PROTOCOLS, RunRecord
+from harness.spec import KINDS_MEAN, PROTOCOLS, RunRecord
 from reports.audit import Audit
 from reports.compare import Pair
 from reports.figures import critical_difference_svg
 from reports.latex import ranks
-from reports.leaderboard import MEAN, METRICS, Leaderboard, Ranking, selection_gaps
+from reports.leaderboard import MEAN, METRICS, Leaderboard, Ranking, selection_gaps, split_title
 from reports.statistics import compare, estimate, rank_tests, units, win_rates
 
-MAIN = ("image_auroc", "pixel_auroc", "aupro")
+MAIN = ("image_auroc", "pixel_auroc", "aupro", "spro_0.05")
 
 
 def page(board: Leaderboard, pairs: Sequence[Pair] = (), audited: Audit | None = None) -> str:
@@ -42,6 +42,7 @@ def page(board: Leaderboard, pairs: Sequence[Pair] = (), audited: Audit | None =
     return templates.get_template("index.html.j2").render(
         when=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         rankings=[_ranking(ranking) for ranking in board.rankings],
+        spro=any(KINDS_MEAN in ranking.splits for ranking in board.rankings),
         gaps=_gaps(board),
         pairs=[{"pair": p, "difference": f"{p.difference:+.1f}"} for p in pairs],
         audited=audited if pairs else None,
@@ -68,7 +69,12 @@ def _ranking(ranking: Ranking) -> dict[str, Any]:
         "remarks": _remarks(ranking),
         "seeds": ranking.seeds,
         "main": [_main(ranking, split) for split in ranking.splits],
-        "details": [_detail(ranking, split, metric) for metric in MAIN for split in ranking.splits],
+        "details": [
+            _detail(ranking, split, metric)
+            for metric in METRICS
+            for split in ranking.splits
+            if metric in _shown(ranking, split)
+        ],
     }
 
 
@@ -84,11 +90,17 @@ def _remarks(ranking: Ranking) -> list[dict[str, Any]]:
     return found
 
 
+def _shown(ranking: Ranking, split: str) -> tuple[str, ...]:
+    """The metrics of a split that the page shows: the main ones, and sPRO to every limit in its mean."""
+    return tuple(m for m in ranking.metrics(split) if m in MAIN or split == KINDS_MEAN)
+
+
 def _main(ranking: Ranking, split: str) -> dict[str, Any]:
     """Methods × metrics, means over categories; incomplete rows stand below, without a rank."""
-    columns = {m: [ranking.cell(method, MEAN, split, m) for method in ranking.methods] for m in MAIN}
+    shown = _shown(ranking, split)
+    columns = {m: [ranking.cell(method, MEAN, split, m) for method in ranking.methods] for m in shown}
     places = {m: ranks(cells) for m, cells in columns.items()}
-    sure = {m: _sure(ranking, split, m) for m in MAIN}
+    sure = {m: _sure(ranking, split, m) for m in shown}
     rows: list[dict[str, Any]] = []
     for index, method in enumerate(ranking.methods):
         cells = [
@@ -98,9 +110,9 @@ def _main(ranking: Ranking, split: str) -> dict[str, Any]:
                 "missing": columns[m][index].mean is None,
             }
             | sure[m].get(method, {})
-            for m in MAIN
+            for m in shown
         ]
-        first = columns["image_auroc"][index].mean
+        first = columns[shown[0]][index].mean
         own = [record for (name, _, _), record in ranking.records.items() if name == method]
         rows.append(
             {"method": method, "cells": cells, "cost": _cost(own), "sort": -1.0 if first is None else first}
@@ -110,12 +122,13 @@ def _main(ranking: Ranking, split: str) -> dict[str, Any]:
     unit = "categories" if len(categories) > 1 else "seeds" if len(ranking.seeds) > 1 else ""
     return {
         "split": split,
-        "metrics": [METRICS[m] for m in MAIN],
+        "title": split_title(split),
+        "metrics": [METRICS[m] for m in shown],
         "rows": rows,
         "categories": categories,
         "single": not unit,
         "unit": unit if any(sure.values()) else "",
-        "ranks": [found for m in MAIN if (found := _rank_tests(ranking, split, m))],
+        "ranks": [found for m in shown if (found := _rank_tests(ranking, split, m))],
     }
 
 
@@ -216,7 +229,8 @@ def _detail(ranking: Ranking, split: str, metric: str) -> dict[str, Any]:
                 ],
             }
         )
-    return {"title": METRICS[metric], "split": split, "methods": ranking.methods, "rows": rows}
+    title = METRICS[metric] if split == "all" else f"{METRICS[metric]}, {split_title(split)}"
+    return {"title": title, "methods": ranking.methods, "rows": rows}
 
 
 def _environments(records: list[RunRecord]) -> list[dict[str, Any]]:

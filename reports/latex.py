@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.spec import PROTOCOLS, slug
-from reports.leaderboard import MEAN, METRICS, Cell, Leaderboard, Ranking
+from reports.leaderboard import MEAN, METRICS, Cell, Leaderboard, Ranking, split_title
 from reports.statistics import compare
 
-TABLES = {"detection": ("image_auroc",), "localisation": ("pixel_auroc", "aupro")}
+TABLES = {"detection": ("image_auroc",), "localisation": ("pixel_auroc", "aupro", "spro_0.05")}
 _ESCAPES = {
     "\\": r"\textbackslash{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -20,6 +20,7 @@ _ESCAPES = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "±": r"$\pm$",
+    "≤": r"$\leq$",
     "·": r"$\cdot$",
 }
 
@@ -36,7 +37,10 @@ def tables(board: Leaderboard) -> dict[str, str]:
         for kind, metrics in TABLES.items():
             name = f"{slug(ranking.dataset)}-{slug(ranking.name)}-{kind}.tex"
             files[name] = "\n".join(
-                _table(ranking, metric, split) for metric in metrics for split in ranking.splits
+                _table(ranking, metric, split)
+                for metric in metrics
+                for split in ranking.splits
+                if metric in ranking.metrics(split)
             )
     body = "\n".join(f"\\input{{{name.removesuffix('.tex')}}}" for name in files)
     files["all.tex"] = (
@@ -60,14 +64,15 @@ def _table(ranking: Ranking, metric: str, split: str) -> str:
         "s, mean and sample standard deviation" if len(ranking.seeds) > 1 else ""
     )
     badges = "".join(f" \\textbf{{{escape(badge)}}}." for badge in ranking.badges())
-    kind = "" if split == "all" else f", {split} anomalies"
+    kind = "" if split == "all" else f", {split_title(split)}"
     complete, scores = ranking.scores(split, metric)
     compared = compare(scores) if complete else None
     tied = None if compared is None else {m for m, tie in zip(complete, compared.tied, strict=True) if tie}
+    native = ", evaluated at the masks' own size" if fingerprint.evaluation_resolution == "native" else ""
     bold = "" if tied is None else " Bold mean: not distinguishable from the best at 95 \\%."
     caption = (
         f"{escape(METRICS[metric])} (\\%) on {escape(ranking.dataset)}{escape(kind)}; "
-        f"protocol {protocol.name}, {fingerprint.image_size} pixels, {seeds} "
+        f"protocol {protocol.name}, {fingerprint.image_size} pixels{native}, {seeds} "
         f"(fingerprint \\texttt{{{escape(ranking.name)}}}).{bold}{badges}"
     )
     header = " & ".join(["Category", *(escape(method) for method in ranking.methods)])

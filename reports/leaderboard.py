@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from harness.spec import PROTOCOLS, Fingerprint, RunRecord
+from harness.spec import KINDS_MEAN, PROTOCOLS, Fingerprint, RunRecord
 
 COLUMNS = (
     "dataset",
@@ -41,8 +41,20 @@ METRICS: Mapping[str, str] = {
     "image_f1max": "Image F1-max",
     "pixel_ap": "Pixel AP",
     "pixel_f1max": "Pixel F1-max",
+    "spro_0.05": "sPRO (FPR ≤ 0.05)",
+    "spro_0.01": "sPRO (FPR ≤ 0.01)",
+    "spro_0.1": "sPRO (FPR ≤ 0.1)",
+    "spro_0.3": "sPRO (FPR ≤ 0.3)",
+    "spro_1": "sPRO (FPR ≤ 1)",
 }
 MEAN = "mean"
+
+
+def split_title(split: str) -> str:
+    """Names a split for people: ``logical anomalies``."""
+    if split == KINDS_MEAN:
+        return "mean over the kinds of anomalies"
+    return f"{split} anomalies"
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,11 @@ class Ranking:
         record = next(iter(self.records.values()))
         own = record.split_categories.get(split)
         return self.categories if own is None else tuple(c for c in self.categories if c in own)
+
+    def metrics(self, split: str) -> tuple[str, ...]:
+        """The metrics of a split: sPRO where some record has it; in the mean over the kinds nothing else."""
+        there = set().union(*(record.metrics.get(split, {}) for record in self.records.values()))
+        return tuple(m for m in METRICS if m in there or not (split == KINDS_MEAN or m.startswith("spro_")))
 
     def cell(self, method: str, category: str, split: str, metric: str) -> Cell:
         """The cell of a category, or of ``mean``: the mean over categories."""
@@ -183,7 +200,7 @@ class Leaderboard:
                 categories = ranking.split_categories(split)
                 for category in (*categories, MEAN):
                     for method in ranking.methods:
-                        for metric in METRICS:
+                        for metric in ranking.metrics(split):
                             cell = ranking.cell(method, category, split, metric)
                             count = f"{cell.have} of {cell.want}"
                             head = (ranking.dataset, category, split, method, ranking.fingerprint.protocol)
@@ -205,9 +222,15 @@ def build(records: Sequence[RunRecord], damaged: Sequence[tuple[Path, str]] = ()
         notes.append(f"{older} older records of the same runs are superseded by newer ones.")
     # A category's files may have changed: only records of their newest state stand side by side.
     files = {(r.spec.dataset, r.spec.category): r.identity.data for r in newest.values()}
-    current = [r for r in newest.values() if r.identity.data == files[(r.spec.dataset, r.spec.category)]]
+    tables = {(r.spec.dataset, r.spec.category, r.spec.evaluate): r.identity.defects for r in newest.values()}
+    current = [
+        r
+        for r in newest.values()
+        if r.identity.data == files[(r.spec.dataset, r.spec.category)]
+        and r.identity.defects == tables[(r.spec.dataset, r.spec.category, r.spec.evaluate)]
+    ]
     if outdated := len(newest) - len(current):
-        notes.append(f"{outdated} records are left out: the images of their category have changed since.")
+        notes.append(f"{outdated} records are left out: the files of their category have changed since.")
     groups: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for record in current:
         groups[(record.spec.dataset, record.fingerprint.short())].append(record)

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from harness.errors import UserError
 from harness.files import write_atomically
+from harness.spec import KINDS_MEAN
 from harness.store import read_records
 from reports.audit import audit
 from reports.compare import Pair, compare, frame
@@ -98,12 +99,12 @@ def _terminal(ranking: Ranking) -> Table:
     badges = "".join(f" · {badge.upper()}" for badge in ranking.badges())
     table = Table(title=f"{ranking.dataset} · {ranking.name}{badges}", title_justify="left")
     table.add_column("method")
-    metrics = ("image_auroc", "pixel_auroc", "aupro")
-    columns = [
-        (split, metric) for split in ranking.splits for metric in metrics[: 3 if split == "all" else 1]
-    ]
+    metrics = {"all": ("image_auroc", "pixel_auroc", "aupro"), KINDS_MEAN: ("spro_0.05",)}
+    columns = [(split, metric) for split in ranking.splits for metric in metrics.get(split, ("image_auroc",))]
     for split, metric in columns:
-        table.add_column(METRICS[metric] + ("" if split == "all" else f"\n{split}"), justify="right")
+        table.add_column(
+            METRICS[metric] + ("" if split == "all" else f"\n{split.replace('_', ' ')}"), justify="right"
+        )
     for method in ranking.methods:
         table.add_row(method, *(ranking.cell(method, MEAN, split, m).text() for split, m in columns))
     return table

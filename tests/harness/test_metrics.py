@@ -140,6 +140,35 @@ def test_random_ties_equal_the_references(seed: int) -> None:
     assert pixel_metrics(maps, masks, limit) == reference(maps, masks, limit)
 
 
+def test_images_of_different_sizes_are_a_sequence() -> None:
+    maps, masks = blobs(11, (6, 20, 20), levels=3)
+    shapes = [(20, 20), (7, 20), (20, 3), (11, 13), (1, 20), (20, 20)]
+    few = [m[:h, :w] for m, (h, w) in zip(maps, shapes, strict=True)]
+    true = [m[:h, :w] for m, (h, w) in zip(masks, shapes, strict=True)]
+    flat = np.concatenate([m.ravel() for m in few]), np.concatenate([m.ravel() for m in true])
+    found = pixel_metrics(few, true)
+    for name, value in sklearn_metrics(*flat).items():
+        assert found[f"pixel_{name}"] == pytest.approx(value, abs=1e-9)
+    # The same pixels in one image, its regions kept apart by normal pixels that are lowest everywhere.
+    low = np.float32(maps.min() - 1)
+    extra = sum(400 - h * w for h, w in shapes)
+    wide, marked = np.full((6, 20, 20), low), np.zeros((6, 20, 20), np.uint8)
+    for index, (h, w) in enumerate(shapes):
+        wide[index, :h, :w], marked[index, :h, :w] = few[index], true[index]
+    n = int((flat[1] == 0).sum())
+    assert found["aupro"] == pytest.approx(slow_aupro(wide, marked, 0.3 * n / (n + extra)), abs=1e-9)
+    assert pixel_metrics([torch.from_numpy(m) for m in few], true) == found
+    assert pixel_metrics(list(maps), list(masks)) == pixel_metrics(maps, masks)
+    with pytest.raises(ValueError, match=r"image 1: map \(7, 20\) and mask \(20, 20\) must both be"):
+        pixel_metrics(few, [true[0], masks[1], *true[2:]])
+    with pytest.raises(ValueError, match="6 maps and 5 masks"):
+        pixel_metrics(few, true[:5])
+    with pytest.raises(ValueError, match="several types: float32, float64"):
+        pixel_metrics([few[0].astype(np.float64), *few[1:]], true)
+    with pytest.raises(ValueError, match="image 3: the anomaly map holds NaN"):
+        pixel_metrics([*few[:3], few[3] * np.nan, *few[4:]], true)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_enters_without_loss(dtype: torch.dtype) -> None:
     maps, masks = blobs(3)

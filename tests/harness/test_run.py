@@ -350,6 +350,17 @@ def test_runs_of_ones_own_have_the_papers_image_size_not_the_demos(inside: Calla
     assert "at 128 px" in inside("plan", "--methods", "mine.py:Mine", "--device", "cpu").output
 
 
+def test_evaluation_at_native_size_is_another_run(place: Path, bench: Bench) -> None:
+    words = [*RUN, "--categories", "a"]
+    assert bench(*words, "--no-report").returncode == 0
+    assert "1 runs, 0 done, 1 to do" in bench("plan", *words[1:], "--evaluate", "native").stdout
+    assert "1 runs, 1 done, 0 to do" in bench("plan", *words[1:], "--evaluate", "input").stdout
+    assert bench(*words, "--evaluate", "native").returncode == 0
+    found = {r.fingerprint.evaluation_resolution: r for r in records(place).values()}
+    assert set(found) == {"32x32", "native"}
+    assert bench(*words, "--evaluate", "output").returncode == 2
+
+
 def test_plan_says_what_run_would_do(place: Path, bench: Bench) -> None:
     assert "2 runs, 0 done, 2 to do" in bench("plan", *RUN[1:]).stdout
     assert bench(*RUN, "--categories", "a", "--no-report").returncode == 0

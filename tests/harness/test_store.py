@@ -10,7 +10,7 @@ import pytest
 
 from harness import files
 from harness.errors import UserError
-from harness.spec import SCHEMA_VERSION, RunRecord
+from harness.spec import SCHEMA_VERSION, RunRecord, run_key
 from harness.store import prepare, read_record, read_records, write_record
 
 MUSEUM = Path(__file__).parent / "historic_records"
@@ -23,6 +23,7 @@ def test_records_of_every_schema_are_read_for_ever(path: Path) -> None:
     assert record.outcome == "ok"
     assert 0 <= (record.metrics["all"]["image_auroc"] or 0) <= 1
     assert record.fingerprint.protocol == record.spec.protocol
+    assert run_key(record.spec, record.identity) == record.key, "a run that is done is not done again"
 
 
 def test_the_museum_has_every_schema() -> None:

@@ -1,0 +1,224 @@
+"""Evaluation at the size of the masks' files, with MVTec LOCO's table of defects where a dataset has one.
+
+Maps are resized, and masks decoded, one by one and whenever a metric asks for them, so that of native size
+nothing is kept but the sorted pixels of the metrics.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from harness.dataset import Card, Sample
+from harness.errors import UserError
+from harness.images import image_size, in_threads, read_image, read_mask
+from harness.metrics import check_finite, split_metrics
+from harness.spec import KINDS_MEAN
+from harness.spro import Annotated, Annotation, saturation_area, split_spro
+
+
+class Defect(BaseModel):
+    """One entry of a table of defects.
+
+    Attributes:
+        defect_name: for people.
+        pixel_value: the value of its pixels in a mask.
+        relative_saturation: whether the threshold is a share of the annotation's area.
+        saturation_threshold: area from which on the defect counts as found in full: a share in (0, 1], or
+            pixels.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    defect_name: str
+    pixel_value: int = Field(ge=1, le=65535)
+    relative_saturation: bool
+    saturation_threshold: float = Field(gt=0, allow_inf_nan=False)
+
+    @field_validator("saturation_threshold")
+    @classmethod
+    def _share(cls, value: float, info: ValidationInfo) -> float:
+        if info.data.get("relative_saturation") and value > 1:
+            raise ValueError(f"a share of the area cannot be {value:g}")
+        return value
+
+
+@dataclass(frozen=True)
+class DefectTable:
+    """A category's defects by pixel value, and where they are written.
+
+    Attributes:
+        sha256: the SHA-256 sum of the file.
+    """
+
+    path: Path
+    sha256: str
+    defects: Mapping[int, Defect]
+
+
+def read_defects(card: Card, category: str, root: Path) -> DefectTable | None:
+    """Reads a category's table of defects; ``None`` where the card names none.
+
+    Raises:
+        UserError: the file is missing or malformed; the sentence names it and the field.
+    """
+    if card.layout.defects is None:
+        return None
+    path = root / card.layout.defects.replace("{category}", category)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}), but field 'layout.defects' of card "
+            f"'{card.name}' names it: restore it from {card.homepage}."
+        ) from error
+    try:
+        entries = TypeAdapter(list[Defect]).validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        field = f"field '{where}': " if where else ""
+        raise UserError(f"{path}: {field}{first['msg'].removeprefix('Value error, ')}.") from error
+    if not entries:
+        raise UserError(f"{path} lists no defect.")
+    defects: dict[int, Defect] = {}
+    for index, entry in enumerate(entries):
+        if entry.pixel_value in defects:
+            raise UserError(f"{path}: field '{index}.pixel_value': {entry.pixel_value} is listed twice.")
+        defects[entry.pixel_value] = entry
+    return DefectTable(path, hashlib.sha256(content).hexdigest(), defects)
+
+
+def read_annotation(path: Path, table: DefectTable) -> Annotation:
+    """Reads a mask as the annotation of one defect, which its pixel value names.
+
+    Raises:
+        UserError: the file cannot be read, marks nothing, or has values that are not those of one defect.
+    """
+    image = read_image(path)
+    if image.mode not in ("1", "L") and not image.mode.startswith("I"):
+        raise UserError(f"{path} has colours: a mask whose pixel value names a defect has one channel.")
+    values = np.asarray(image.convert("L") if image.mode == "1" else image)
+    mask = values != 0
+    inside = values[mask]
+    if not len(inside):
+        raise UserError(f"{path} marks nothing: every mask must mark one defect of {table.path}.")
+    low, high = int(inside.min()), int(inside.max())
+    if low != high:
+        raise UserError(f"{path} has the pixel values {low} and {high}: every mask must mark one defect.")
+    if low not in table.defects:
+        raise UserError(f"{path} has the pixel value {low}, which is no 'pixel_value' in {table.path}.")
+    defect = table.defects[low]
+    area = saturation_area(len(inside), defect.saturation_threshold, defect.relative_saturation)
+    return Annotation(mask, area)
+
+
+class Native:
+    """The test images of one category at the size of their masks, or their own where they have none.
+
+    Attributes:
+        masks: the united mask of each image, 0 and 1.
+    """
+
+    def __init__(self, samples: Sequence[Sample], table: DefectTable | None = None) -> None:
+        self._samples, self._table = samples, table
+        files = [sample.masks[0] if sample.masks else sample.image for sample in samples]
+        self._sizes = in_threads(image_size, files)
+        self.masks: Sequence[NDArray[np.uint8]] = _Lazy(len(samples), self._mask)
+
+    def check(self) -> None:
+        """Reads every mask once.
+
+        Raises:
+            UserError: one cannot be read, differs in size from another of its image, or marks no defect
+                of the table.
+        """
+
+        def one(index: int) -> None:
+            self._mask(index)
+            self._annotations(index)
+
+        in_threads(one, range(len(self._samples)))
+
+    def maps(self, maps: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
+        """Returns maps of the input's size, each resized bilinearly when asked for; pixels have centres."""
+
+        def make(index: int) -> NDArray[Any]:
+            height, width = self._sizes[index]
+            return np.asarray(cv2.resize(maps[index], (width, height), interpolation=cv2.INTER_LINEAR))
+
+        return _Lazy(len(maps), make)
+
+    def metrics(
+        self,
+        scores: NDArray[np.float32],
+        maps: NDArray[np.float32],
+        splits: Sequence[str],
+        kinds: Sequence[str],
+    ) -> dict[str, dict[str, float]]:
+        """Returns all metrics, and where there is a table of defects sPRO too.
+
+        Args:
+            scores: ``[N]``.
+            maps: ``[N, S, S]``, of the input's size.
+            splits: kinds of anomalies that the category has, as for ``split_metrics``.
+            kinds: those that it should have; sPRO is undefined in the mean where one of them is missing.
+        """
+        # Where maps are made smaller, a single bad value might not be seen any more.
+        check_finite(maps, "anomaly map")
+        native = self.maps(maps)
+        found = split_metrics(scores, native, [sample.kind for sample in self._samples], self.masks, splits)
+        if self._table and kinds:
+            spro = split_spro(self._annotated(native), kinds)
+            found[KINDS_MEAN] = spro.pop("mean")
+            for split in set(spro) & set(splits):
+                found[split] |= spro[split]
+        return found
+
+    def _mask(self, index: int) -> NDArray[np.uint8]:
+        united = np.zeros(self._sizes[index], np.uint8)
+        for path in self._samples[index].masks:
+            mask = read_mask(path)
+            if mask.shape != united.shape:
+                first = self._samples[index].masks[0].name
+                raise UserError(f"{path} has another size than {first}, a mask of the same image.")
+            united |= mask
+        return united
+
+    def _annotations(self, index: int) -> list[Annotation]:
+        if self._table is None:
+            return []
+        return [read_annotation(path, self._table) for path in self._samples[index].masks]
+
+    def _annotated(self, maps: Sequence[NDArray[np.float32]]) -> Iterator[Annotated]:
+        for index, sample in enumerate(self._samples):
+            yield Annotated(maps[index], sample.kind, self._annotations(index))
+
+
+class _Lazy(Sequence[NDArray[Any]]):
+    """Arrays that are made whenever they are asked for."""
+
+    def __init__(self, count: int, make: Callable[[int], NDArray[Any]]) -> None:
+        self._rows, self._make = range(count), make
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._make(self._rows[index])
