@@ -15,6 +15,7 @@ from harness import __version__
 from harness.cli_data import cache, data, prepare
 from harness.cli_methods import list_methods, test_method
 from harness.cli_options import HELP, RUN_OPTIONS, chosen_suite, sentences, with_options
+from harness.cli_rescore import rescore
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def list_suites() -> None:
 
 
 list_.add_command(list_methods)
-for command in (data, cache, prepare, test_method):
+for command in (data, cache, prepare, rescore, test_method):
     main.add_command(command)
 
 

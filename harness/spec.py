@@ -233,6 +233,7 @@ class RunRecord(Frozen):
         remarks: what the method says that a reader must know about these numbers, see ``Method.remarks``.
         suite: what the suite that the run was made for says of itself.
         finished: UTC time, ISO 8601.
+        rescored: when ``metrics`` were last computed again from kept maps, empty if never.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -256,6 +257,7 @@ class RunRecord(Frozen):
     remarks: list[str] = Field(default_factory=list)
     suite: str = ""
     finished: str = ""
+    rescored: str = ""
 
 
 class Suite(Frozen):
