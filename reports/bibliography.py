@@ -110,7 +110,9 @@ def _safe(value: str) -> str:
 
 def _text(text: str) -> str:
     """Plain text within a field; BibTeX counts every brace, escaped ones too."""
-    return escape(text).removeprefix("{}" if text.startswith(("[", "*")) else "")
+    plain = escape(text).removeprefix("{}" if text.startswith(("[", "*")) else "")
+    # In braces of its own BibTeX takes an accented letter for one letter.
+    return re.sub(r"""\\["'`^~=.uvHcrd]\{[A-Za-z]\}""", r"{\g<0>}", plain)
 
 
 def _url(value: str) -> str:

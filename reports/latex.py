@@ -45,6 +45,14 @@ def ranks(cells: Sequence[Cell], digits: int = 1) -> list[int]:
     return [order.index(value) + 1 if value in order else 0 for value in shown]
 
 
+def told(cell: Cell) -> str:
+    """The number, or why there is none; what a part of the seeds gave is told in words only."""
+    if cell.have == cell.want and cell.mean is not None:
+        return cell.text()
+    some = "" if cell.mean is None else f", which give {cell.mean:.1f}"
+    return f"{cell.reason} runs{some}" if " of " in cell.reason and cell.have else cell.reason
+
+
 def _table(ranking: Ranking, metric: str, split: str, style: str, keys: Mapping[str, str]) -> str:
     protocol = PROTOCOLS[ranking.fingerprint.protocol]
     fingerprint = ranking.fingerprint
@@ -73,18 +81,10 @@ def _table(ranking: Ranking, metric: str, split: str, style: str, keys: Mapping[
         places = ranks(cells)
         if category == MEAN and tied is not None:
             places = [int(method in tied) for method in ranking.methods]
-        texts = [number(_text(cell), rank, notes) for cell, rank in zip(cells, places, strict=True)]
+        texts = [number(told(cell), rank, notes) for cell, rank in zip(cells, places, strict=True)]
         rows.append([first(category, notes), *texts])
     label = f"tab:{slug(ranking.dataset)}-{slug(ranking.name)}-{metric}-{slug(split)}".replace("_", "-")
     return table(style, caption, label, "l" + "r" * len(ranking.methods), rows, notes)
-
-
-def _text(cell: Cell) -> str:
-    """The number, or why there is none; what a part of the seeds gave is told in words only."""
-    if cell.have == cell.want and cell.mean is not None:
-        return cell.text()
-    some = "" if cell.mean is None else f", which give {cell.mean:.1f}"
-    return f"{cell.reason} runs{some}" if " of " in cell.reason and cell.have else cell.reason
 
 
 def _keys(ranking: Ranking, papers: Bibliography) -> dict[str, str]:

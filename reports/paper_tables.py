@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from harness.errors import UserError, nearest
 from reports import tex
+from reports.latex import told
 from reports.leaderboard import METRICS, Cell, Leaderboard
 from reports.names import cell, visible
 from reports.published import PAPER, Published
@@ -83,7 +84,7 @@ def build_table(name: str, numbers: Sequence[Published], board: Leaderboard | No
                         for c in measured
                     ]
                 )
-                texts = tuple((c.text() if c.have == c.want else c.reason) if c else "" for c in measured)
+                texts = tuple(told(c) if c else "" for c in measured)
                 rows.append(Row((f"measured {ranking.name}", *key), texts, places))
     return PaperTable(name, methods, tuple(rows))
 

@@ -253,7 +253,11 @@ def document(style: str, names: Sequence[str], bibliography: str = "") -> str:
     shown = [f"\\input{{{name.removesuffix('.tex')}}}" for name in names]
     # Floats must not pile up, nor drift far from each other.
     body = "\n\\clearpage\n".join("\n".join(shown[i : i + 4]) for i in range(0, len(shown), 4))
-    end = f"\n\\bibliographystyle{{plain}}\n\\bibliography{{{bibliography}}}" if bibliography else ""
+    end = (
+        f"\n\\clearpage\n\\bibliographystyle{{plain}}\n\\bibliography{{{bibliography}}}"
+        if bibliography
+        else ""
+    )
     return (
         f"{STYLES[style].preamble}\\usepackage{{booktabs,graphicx}}\n\\extrafloats{{200}}\n"
         "\\setlength{\\belowcaptionskip}{6pt}\n\\makeatletter\\setlength{\\@fptop}{0pt}"
