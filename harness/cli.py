@@ -113,6 +113,19 @@ def plan(debug: bool, **given: Any) -> None:
 )
 @click.option("--audit", "check", is_flag=True, help="Only check the published numbers themselves.")
 @click.option("--tables", "wanted", default="", help="The paper's tables too: paper, or table-1,table-7.")
+@click.option(
+    "--latex-style",
+    type=click.Choice(["tmlr", "ieee"]),
+    default="tmlr",
+    show_default=True,
+    help="LaTeX tables for one column of text, or for two.",
+)
+@click.option(
+    "--latex-cite/--no-latex-cite",
+    default=True,
+    show_default=True,
+    help="\\cite the methods' papers, from references.bib.",
+)
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def report(results: Path, output: Path, debug: bool, **given: Any) -> None:
     """Write leaderboard.csv, index.html and LaTeX tables from the records."""

@@ -293,7 +293,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._=+-]+")
 
 def slug(name: str) -> str:
     """Returns ``name`` as a harmless file name, distinct names staying distinct."""
-    safe = _UNSAFE.sub("_", name).strip("._") or "_"
+    safe = _UNSAFE.sub("_", name).lstrip("._-").rstrip("._") or "_"
     if safe == name and len(safe) <= 80:
         return safe
     return f"{safe[:60]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
