@@ -15,6 +15,7 @@ from harness import __version__
 from harness.cli_data import cache, data, prepare
 from harness.cli_methods import list_methods, test_method
 from harness.cli_options import HELP, RUN_OPTIONS, chosen_suite, sentences, with_options
+from harness.cli_rescore import rescore
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -112,6 +113,19 @@ def plan(debug: bool, **given: Any) -> None:
 )
 @click.option("--audit", "check", is_flag=True, help="Only check the published numbers themselves.")
 @click.option("--tables", "wanted", default="", help="The paper's tables too: paper, or table-1,table-7.")
+@click.option(
+    "--latex-style",
+    type=click.Choice(["tmlr", "ieee"]),
+    default="tmlr",
+    show_default=True,
+    help="LaTeX tables for one column of text, or for two.",
+)
+@click.option(
+    "--latex-cite/--no-latex-cite",
+    default=True,
+    show_default=True,
+    help="\\cite the methods' papers, from references.bib.",
+)
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def report(results: Path, output: Path, debug: bool, **given: Any) -> None:
     """Write leaderboard.csv, index.html and LaTeX tables from the records."""
@@ -149,7 +163,7 @@ def list_suites() -> None:
 
 
 list_.add_command(list_methods)
-for command in (data, cache, prepare, test_method):
+for command in (data, cache, prepare, rescore, test_method):
     main.add_command(command)
 
 

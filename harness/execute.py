@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from harness.dataset import NORMAL, CategoryData, dataset_root, load_card, read_category
+from harness.dataset import NORMAL, dataset_root, load_card, read_category
 from harness.errors import UserError
 from harness.files import temporary_name
 from harness.images import load_images, load_masks
+from harness.maps import save_maps
 from harness.measure import GeneratorState, PeakMemory, Stopwatch, environment, seed_everything
 from harness.method import Backbone, Epoch, Images, Method, Prediction, Setup, TrainingData
 from harness.metrics import METRICS_VERSION, image_metrics, split_metrics
@@ -193,6 +194,26 @@ def make_setup(
     )
 
 
+def all_metrics(
+    scores: NDArray[np.float32],
+    maps: NDArray[np.float32],
+    kinds: Sequence[str],
+    masks: NDArray[np.uint8],
+    splits: Collection[str],
+) -> Metrics:
+    """Returns what a record keeps: all metrics, of all images and of each of ``splits`` that there is."""
+    return _recorded(split_metrics(scores, maps, kinds, masks, _present(kinds, splits)))
+
+
+def _present(kinds: Sequence[str], splits: Collection[str]) -> list[str]:
+    """Returns the kinds among ``splits`` that this category has."""
+    return sorted({*kinds} & {*splits} - {NORMAL})
+
+
+def _recorded(found: Mapping[str, Mapping[str, float]]) -> Metrics:
+    return {split: {name: _value(v) for name, v in values.items()} for split, values in found.items()}
+
+
 class _Run:
     def __init__(self, task: RunTask, on_epoch: OnEpoch) -> None:
         self.task, self.spec = task, task.spec
@@ -223,7 +244,6 @@ class _Run:
             self.native = Native(data.test, read_defects(card, self.spec.category, root))
         else:
             self.masks = load_masks([sample.masks for sample in data.test], size, task.cache)
-        self.splits = _splits(data, task)
         self.clock["load"].stop()
 
     def record(self) -> RunRecord:
@@ -319,17 +339,16 @@ class _Run:
         return prediction
 
     def _metrics(self, scores: _Scores) -> Metrics:
-        if self.native:
-            found = self.native.metrics(scores.scores, scores.maps, self.splits, _kinds(self.task))
-        else:
-            found = split_metrics(scores.scores, scores.maps, self.kinds, self.masks, self.splits)
-        return {split: {name: _value(v) for name, v in values.items()} for split, values in found.items()}
+        splits = self.task.split_categories or {}
+        if self.native is None:
+            return all_metrics(scores.scores, scores.maps, self.kinds, self.masks, splits)
+        present = _present(self.kinds, splits)
+        return _recorded(self.native.metrics(scores.scores, scores.maps, present, _kinds(self.task)))
 
     def _keep(self, scores: _Scores) -> None:
         record = record_path(self.task.results, self.spec, self.task.key)
         if "maps" in self.task.keep:
-            arrays = {"maps": torch.from_numpy(scores.maps), "scores": torch.from_numpy(scores.scores)}
-            _save(record.with_suffix(".maps.safetensors"), arrays)
+            save_maps(record.with_suffix(".maps.safetensors"), scores.maps, scores.scores)
         if "weights" in self.task.keep:
             state = {name: t.detach().cpu().contiguous() for name, t in self.method.state_dict().items()}
             _save(record.with_suffix(".weights.safetensors"), state)
@@ -339,12 +358,6 @@ class _Run:
 class _Scores:
     scores: NDArray[np.float32]
     maps: NDArray[np.float32]
-
-
-def _splits(data: CategoryData, task: RunTask) -> list[str]:
-    """Returns the anomaly kinds that the dataset tells apart and this category has."""
-    present: Iterable[str] = {sample.kind for sample in data.test} - {NORMAL}
-    return sorted(set(present) & set(task.split_categories or {}))
 
 
 def _kinds(task: RunTask) -> list[str]:

@@ -246,6 +246,7 @@ class RunRecord(Frozen):
         remarks: what the method says that a reader must know about these numbers, see ``Method.remarks``.
         suite: what the suite that the run was made for says of itself.
         finished: UTC time, ISO 8601.
+        rescored: when ``metrics`` were last computed again from kept maps, empty if never.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -269,6 +270,7 @@ class RunRecord(Frozen):
     remarks: list[str] = Field(default_factory=list)
     suite: str = ""
     finished: str = ""
+    rescored: str = ""
 
 
 class Suite(Frozen):
@@ -306,7 +308,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._=+-]+")
 
 def slug(name: str) -> str:
     """Returns ``name`` as a harmless file name, distinct names staying distinct."""
-    safe = _UNSAFE.sub("_", name).strip("._") or "_"
+    safe = _UNSAFE.sub("_", name).lstrip("._-").rstrip("._") or "_"
     if safe == name and len(safe) <= 80:
         return safe
     return f"{safe[:60]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"

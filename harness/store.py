@@ -7,7 +7,6 @@ record as ``<key>.maps.safetensors`` and ``<key>.weights.safetensors``.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,11 +42,20 @@ def write_record(results: Path, record: RunRecord) -> Path:
         UserError: the folder cannot be written or the disk is full; what is there already stays.
     """
     path = record_path(results, record.spec, record.key)
+    replace_record(results, path, record)
+    return path
+
+
+def replace_record(results: Path, path: Path, record: RunRecord) -> None:
+    """Writes a record to where it was found.
+
+    Raises:
+        UserError: as :func:`write_record`.
+    """
     try:
         write_atomically(path, record.model_dump_json(indent=1).encode() + b"\n")
     except OSError as error:
         raise cannot_write(results, error) from error
-    return path
 
 
 def read_record(path: Path) -> RunRecord | str:
@@ -73,16 +81,26 @@ def read_records(results: Path) -> Loaded:
     Raises:
         UserError: there is no such folder.
     """
-    if not results.is_dir():
-        raise UserError(f"There is no results folder {results}: run `bench run` first, or give --results.")
     records, damaged = [], []
-    for path in _record_files(results):
+    for path in record_files(results):
         record = read_record(path)
         if isinstance(record, str):
             damaged.append((path, record))
         else:
             records.append(record)
     return Loaded(tuple(records), tuple(damaged))
+
+
+def record_files(results: Path) -> list[Path]:
+    """Returns the paths of all records, in order.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not results.is_dir():
+        raise UserError(f"There is no results folder {results}: run `bench run` first, or give --results.")
+    # Exactly this depth: a report or a copied folder inside the results is not taken for records.
+    return sorted(results.glob("*/*/*/*.json"))
 
 
 def prepare(results: Path) -> None:
@@ -107,8 +125,3 @@ def cannot_write(results: Path, error: OSError) -> UserError:
         return UserError(f"The disk of the results folder {results} is full: free space, then run again.")
     reason = error.strerror or error
     return UserError(f"The results folder {results} cannot be written ({reason}): give another --results.")
-
-
-def _record_files(results: Path) -> Iterator[Path]:
-    # Exactly this depth: a report or a copied folder inside the results is not taken for records.
-    yield from sorted(results.glob("*/*/*/*.json"))

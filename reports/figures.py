@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from reports.names import visible
+
 
 def critical_difference_svg(methods: Sequence[str], average: Sequence[float], critical: float) -> str:
     """Returns a critical-difference diagram; bars join what Nemenyi cannot tell apart.
@@ -14,6 +16,8 @@ def critical_difference_svg(methods: Sequence[str], average: Sequence[float], cr
         average: the average rank of each, 1 is best.
         critical: the critical difference, in ranks.
     """
+    methods = [visible(name) for name in methods]
+    short = [name if len(name) <= 40 else f"{name[:39]}…" for name in methods]
     order = sorted(range(len(methods)), key=lambda m: (average[m], methods[m]))
     left, width, step = 20, 360, 22
     scale = width / (len(methods) - 1)
@@ -32,12 +36,12 @@ def critical_difference_svg(methods: Sequence[str], average: Sequence[float], cr
     for place, m in enumerate(order):
         # The worst on top: so no line crosses another's.
         row = y + 14 + (len(methods) - 1 - place) * step
-        label = f"{escape(methods[m])} ({average[m]:.2f})"
+        label = f"{escape(short[m])} ({average[m]:.2f})"
         parts.append(f'<path d="M{x(average[m]):.1f} 40V{row}H{left + width + 8}"/>')
         parts.append(f'<text x="{left + width + 12}" y="{row + 4}" style="text-anchor:start">{label}</text>')
     height = y + 14 + len(methods) * step
     said = ", ".join(f"{methods[m]} {average[m]:.2f}" for m in order)
-    longest = max(len(name) for name in methods) + 7
+    longest = max(len(name) for name in short) + 7
     return (
         f'<svg role="img" viewBox="0 0 {left + width + 20 + 8 * longest} {height}" '
         f'width="{left + width + 20 + 8 * longest}" style="max-width:100%" fill="none" stroke="currentColor">'

@@ -11,12 +11,13 @@ from typing import Any
 
 import jinja2
 
-from harness.spec import KINDS_MEAN, PROTOCOLS, RunRecord
+from harness.spec import KINDS_MEAN, PROTOCOLS, RunRecord, slug
 from reports.audit import Audit
 from reports.compare import Pair
 from reports.figures import critical_difference_svg
 from reports.latex import ranks
 from reports.leaderboard import MEAN, METRICS, Leaderboard, Ranking, selection_gaps, split_title
+from reports.names import visible
 from reports.statistics import compare, estimate, rank_tests, units, win_rates
 
 MAIN = ("image_auroc", "pixel_auroc", "aupro", "spro_0.05")
@@ -36,6 +37,7 @@ def page(board: Leaderboard, pairs: Sequence[Pair] = (), audited: Audit | None =
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_visible,
     )
     records = [record for ranking in board.rankings for record in ranking.records.values()]
     citations = sorted({record.citation for record in records if record.citation})
@@ -57,9 +59,14 @@ def page(board: Leaderboard, pairs: Sequence[Pair] = (), audited: Audit | None =
     )
 
 
+def _visible(value: Any) -> Any:
+    """What the page shows of a value; HTML made here stays as it is."""
+    return visible(value) if type(value) is str else value
+
+
 def _ranking(ranking: Ranking) -> dict[str, Any]:
     return {
-        "id": f"{ranking.dataset}-{ranking.name}",
+        "id": f"{slug(ranking.dataset)}-{slug(ranking.name)}",
         "dataset": ranking.dataset,
         "name": ranking.name,
         "about": PROTOCOLS[ranking.fingerprint.protocol].about,

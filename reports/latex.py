@@ -1,53 +1,44 @@
-"""LaTeX tables for a paper: booktabs, best in bold, second underlined, missing cells explained.
+"""LaTeX tables for a paper: booktabs, best in bold, second underlined, missing cells explained below.
 
 In the row of means everything is bold that cannot be told from the best, where a test is possible.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from harness.spec import PROTOCOLS, slug
+from reports.bibliography import Bibliography, bibliography
 from reports.leaderboard import MEAN, METRICS, Cell, Leaderboard, Ranking, split_title
 from reports.statistics import compare
+from reports.tex import Notes, document, escape, first, head, number, table
 
 TABLES = {"detection": ("image_auroc",), "localisation": ("pixel_auroc", "aupro", "spro_0.05")}
-_ESCAPES = {
-    "\\": r"\textbackslash{}",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "±": r"$\pm$",
-    "≤": r"$\leq$",
-    "·": r"$\cdot$",
-}
 
 
-def escape(text: str) -> str:
-    """Returns text that LaTeX prints as it is."""
-    return "".join(_ESCAPES.get(character, character) for character in text)
+def tables(board: Leaderboard, style: str = "tmlr", cite: bool = True) -> dict[str, str]:
+    """Returns every table by file name, ``references.bib``, and ``all.tex``, which shows them all.
 
-
-def tables(board: Leaderboard) -> dict[str, str]:
-    """Returns every table by file name, and ``all.tex``, a document that shows them all."""
+    Args:
+        board: the measured numbers.
+        style: name of a style, see ``reports.tex.STYLES``.
+        cite: whether methods carry the key of their paper.
+    """
+    records = [record for ranking in board.rankings for record in ranking.records.values()]
+    papers = bibliography(record.citation for record in records)
     files = {}
     for ranking in board.rankings:
+        keys = _keys(ranking, papers) if cite else {}
         for kind, metrics in TABLES.items():
             name = f"{slug(ranking.dataset)}-{slug(ranking.name)}-{kind}.tex"
             files[name] = "\n".join(
-                _table(ranking, metric, split)
+                _table(ranking, metric, split, style, keys)
                 for metric in metrics
                 for split in ranking.splits
                 if metric in ranking.metrics(split)
             )
-    body = "\n".join(f"\\input{{{name.removesuffix('.tex')}}}" for name in files)
-    files["all.tex"] = (
-        "\\documentclass{article}\n\\usepackage[margin=2cm]{geometry}\n\\usepackage{booktabs}\n"
-        f"\\begin{{document}}\n{body}\n\\end{{document}}\n"
-    )
-    return files
+    shown = document(style, list(files), "references" if cite and papers.text else "")
+    return files | {"all.tex": shown, "references.bib": papers.text}
 
 
 def ranks(cells: Sequence[Cell], digits: int = 1) -> list[int]:
@@ -57,7 +48,15 @@ def ranks(cells: Sequence[Cell], digits: int = 1) -> list[int]:
     return [order.index(value) + 1 if value in order else 0 for value in shown]
 
 
-def _table(ranking: Ranking, metric: str, split: str) -> str:
+def told(cell: Cell) -> str:
+    """The number, or why there is none; what a part of the seeds gave is told in words only."""
+    if cell.have == cell.want and cell.mean is not None:
+        return cell.text()
+    some = "" if cell.mean is None else f", which give {cell.mean:.1f}"
+    return f"{cell.reason} runs{some}" if " of " in cell.reason and cell.have else cell.reason
+
+
+def _table(ranking: Ranking, metric: str, split: str, style: str, keys: Mapping[str, str]) -> str:
     protocol = PROTOCOLS[ranking.fingerprint.protocol]
     fingerprint = ranking.fingerprint
     seeds = f"{len(ranking.seeds)} seed" + (
@@ -71,12 +70,14 @@ def _table(ranking: Ranking, metric: str, split: str) -> str:
     native = ", evaluated at the masks' own size" if fingerprint.evaluation_resolution == "native" else ""
     bold = "" if tied is None else " Bold mean: not distinguishable from the best at 95 \\%."
     caption = (
-        f"{escape(METRICS[metric])} (\\%) on {escape(ranking.dataset)}{escape(kind)}; "
+        f"{escape(METRICS[metric])} (\\%) on {escape(ranking.dataset + kind, breaks=True)}; "
         f"protocol {protocol.name}, {fingerprint.image_size} pixels{native}, {seeds} "
         f"(fingerprint \\texttt{{{escape(ranking.name)}}}).{bold}{badges}"
     )
-    header = " & ".join(["Category", *(escape(method) for method in ranking.methods)])
-    rows, missing = [], []
+    notes = Notes()
+    rows: list[list[str] | str] = [
+        ["Category", *(head(method, notes, keys.get(method, "")) for method in ranking.methods)]
+    ]
     for category in (*ranking.split_categories(split), MEAN):
         cells = [ranking.cell(method, category, split, metric) for method in ranking.methods]
         if category == MEAN:
@@ -84,26 +85,16 @@ def _table(ranking: Ranking, metric: str, split: str) -> str:
         places = ranks(cells)
         if category == MEAN and tied is not None:
             places = [int(method in tied) for method in ranking.methods]
-        texts = [_cell(cell, rank) for cell, rank in zip(cells, places, strict=True)]
-        rows.append(" & ".join([escape(category), *texts]) + r" \\")
-        missing += [
-            f"{method} on {category}: {cell.reason}"
-            for method, cell in zip(ranking.methods, cells, strict=True)
-            if cell.reason and category != MEAN
-        ]
-    note = f"\n\\par\\smallskip\\footnotesize {escape('; '.join(missing))}." if missing else ""
-    label = f"tab:{slug(ranking.dataset)}-{slug(ranking.name)}-{metric}-{split}".replace("_", "-")
-    return (
-        f"\\begin{{table}}[htbp]\n\\centering\n\\caption{{{caption}}}\n\\label{{{label}}}\n"
-        f"\\begin{{tabular}}{{l{'r' * len(ranking.methods)}}}\n\\toprule\n{header} \\\\\n\\midrule\n"
-        + "\n".join(rows)
-        + f"\n\\bottomrule\n\\end{{tabular}}{note}\n\\end{{table}}\n"
-    )
+        texts = [number(told(cell), rank, notes) for cell, rank in zip(cells, places, strict=True)]
+        rows.append([first(category, notes), *texts])
+    label = f"tab:{slug(ranking.dataset)}-{slug(ranking.name)}-{metric}-{slug(split)}".replace("_", "-")
+    return table(style, caption, label, "l" + "r" * len(ranking.methods), rows, notes)
 
 
-def _cell(cell: Cell, rank: int) -> str:
-    if cell.mean is None:
-        return escape(cell.reason) if " of " in cell.reason else "--"
-    number = f"{cell.mean:.1f}"
-    number = f"\\textbf{{{number}}}" if rank == 1 else f"\\underline{{{number}}}" if rank == 2 else number
-    return number + (f" {{\\scriptsize $\\pm$ {cell.std:.1f}}}" if cell.std is not None else "")
+def _keys(ranking: Ranking, papers: Bibliography) -> dict[str, str]:
+    """The citation key of each method that has one."""
+    return {
+        method: papers.keys[record.citation]
+        for (method, _, _), record in ranking.records.items()
+        if record.citation in papers.keys
+    }

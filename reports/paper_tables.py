@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.errors import UserError, nearest
-from reports.latex import escape
+from reports import tex
+from reports.latex import told
 from reports.leaderboard import METRICS, Cell, Leaderboard
+from reports.names import cell, visible
 from reports.published import PAPER, Published
 
 _HEAD = ("numbers", "dataset", "anomalies", "metric", "category")
@@ -82,7 +84,7 @@ def build_table(name: str, numbers: Sequence[Published], board: Leaderboard | No
                         for c in measured
                     ]
                 )
-                texts = tuple(c.text() if c else "" for c in measured)
+                texts = tuple(told(c) if c else "" for c in measured)
                 rows.append(Row((f"measured {ranking.name}", *key), texts, places))
     return PaperTable(name, methods, tuple(rows))
 
@@ -91,39 +93,46 @@ def to_csv(table: PaperTable) -> str:
     """The table as CSV, numbers as shown."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*_HEAD, *table.methods])
-    writer.writerows([*row.head, *row.texts] for row in table.rows)
+    writer.writerow([*_HEAD, *map(cell, table.methods)])
+    writer.writerows([*map(cell, row.head), *row.texts] for row in table.rows)
     return out.getvalue()
 
 
-def to_latex(table: PaperTable) -> str:
-    """The table for booktabs: best in bold, second underlined."""
-    lines = [" & ".join(escape(c) for c in (*_HEAD, *table.methods)) + r" \\"]
-    block = ""
+def to_latex(table: PaperTable, style: str = "tmlr") -> str:
+    """The table for booktabs; what is the same in every row stands in the caption, sources apart."""
+    heads = [row.head for row in table.rows]
+    same = [len({h[i] for h in heads}) == 1 for i in range(len(_HEAD))]
+    columns = [i for i in range(1, len(_HEAD)) if not same[i]] or [len(_HEAD) - 1]
+    notes = tex.Notes()
+    count = len(columns) + len(table.methods)
+    lines: list[list[str] | str] = [
+        [*(_HEAD[i].capitalize() for i in columns), *(tex.head(m, notes) for m in table.methods)]
+    ]
+    block = table.rows[0].head[0]
+    if not same[0]:
+        lines.append(f"\\multicolumn{{{count}}}{{l}}{{\\emph{{{tex.escape(block)}}}}} \\\\")
     for row in table.rows:
         if row.head[0] != block:
-            lines.append(r"\midrule")
             block = row.head[0]
-        marks = {0: "{}", 1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
-        texts = [
-            marks[p].format(escape(t)) if t else "--" for t, p in zip(row.texts, row.places, strict=True)
-        ]
-        lines.append(" & ".join([*(escape(h) for h in row.head), *texts]) + r" \\")
-    body = "\n".join(lines)
-    spec = "l" * len(_HEAD) + "r" * len(table.methods)
-    return (
-        f"\\begin{{table}}[htbp]\n\\centering\n\\caption{{{escape(_title(table))}}}\n"
-        f"\\begin{{tabular}}{{{spec}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
+            lines += ["\\midrule", f"\\multicolumn{{{count}}}{{l}}{{\\emph{{{tex.escape(block)}}}}} \\\\"]
+        missing = "not printed" if row.head[0] == "published" else "not run"
+        texts = [tex.number(t, p, notes, missing) for t, p in zip(row.texts, row.places, strict=True)]
+        lines.append([*(tex.first(_shown(i, row.head[i]), notes) for i in columns), *texts])
+    constant = ", ".join(
+        f"{_HEAD[i]} {tex.escape(heads[0][i])}" for i in (0, 1, 2, 4) if same[i] and i not in columns
     )
+    caption = tex.escape(_title(table)) + (f" Throughout: {constant}." if constant else "")
+    spec = "l" * len(columns) + "r" * len(table.methods)
+    return tex.table(style, caption, f"tab:ulsad-{table.name}", spec, lines, notes)
 
 
 def to_html(table: PaperTable) -> str:
     """The table as a page of its own."""
     tags = {0: "{}", 1: "<b>{}</b>", 2: "<u>{}</u>"}
-    head = "".join(f"<th>{html.escape(c)}</th>" for c in (*_HEAD, *table.methods))
+    head = "".join(f"<th>{html.escape(visible(c))}</th>" for c in (*_HEAD, *table.methods))
     rows = "\n".join(
         "<tr>"
-        + "".join(f"<th>{html.escape(h)}</th>" for h in row.head)
+        + "".join(f"<th>{html.escape(visible(h))}</th>" for h in row.head)
         + "".join(
             f"<td>{tags[p].format(html.escape(t))}</td>" for t, p in zip(row.texts, row.places, strict=True)
         )
@@ -137,16 +146,20 @@ def to_html(table: PaperTable) -> str:
     )
 
 
-def files(names: Sequence[str], numbers: Sequence[Published], board: Leaderboard | None) -> dict[str, str]:
-    """Returns the files of the tables by name."""
+def files(
+    names: Sequence[str], numbers: Sequence[Published], board: Leaderboard | None, style: str = "tmlr"
+) -> dict[str, str]:
+    """Returns the files of the tables by name, and ``all.tex``, which shows them all."""
     made: dict[str, str] = {}
     for name in names:
         table = build_table(name, numbers, board)
         made |= {
-            f"{name}.tex": to_latex(table),
+            f"{name}.tex": to_latex(table, style),
             f"{name}.csv": to_csv(table),
             f"{name}.html": to_html(table),
         }
+    if names:
+        made["all.tex"] = tex.document(style, list(names))
     return made
 
 
@@ -154,6 +167,11 @@ def _title(table: PaperTable) -> str:
     number = table.name.removeprefix("table-")
     metrics = dict.fromkeys({**METRICS, **_OTHERS}[row.head[3]] for row in table.rows)
     return f"Table {number} of Patra and Ben Taieb (TMLR 2024): {', '.join(metrics)}; scores in percent."
+
+
+def _shown(column: int, text: str) -> str:
+    """A head's text as a paper prints it."""
+    return {**METRICS, **_OTHERS}[text] if _HEAD[column] == "metric" else text
 
 
 def _places(values: Sequence[float | None], lowest: bool = False) -> tuple[int, ...]:

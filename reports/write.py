@@ -1,11 +1,13 @@
-"""Writes a report: ``leaderboard.csv``, ``published.csv``, ``index.html`` and ``tables/*.tex``."""
+"""Writes a report: ``leaderboard.csv``, ``published.csv``, ``index.html`` and ``tables/``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from harness.errors import UserError
 from harness.files import write_atomically
@@ -16,6 +18,7 @@ from reports.compare import Pair, compare, frame
 from reports.html import page
 from reports.latex import tables
 from reports.leaderboard import MEAN, METRICS, Leaderboard, Ranking, build
+from reports.names import to_csv, visible
 from reports.paper_tables import chosen
 from reports.paper_tables import files as files_of
 from reports.published import published
@@ -24,7 +27,14 @@ _MARK = "% Written by `bench report`; it is replaced by the next report.\n"
 
 
 def write(
-    results: Path, output: Path, *, files: Sequence[Path] = (), check: bool = False, wanted: str = ""
+    results: Path,
+    output: Path,
+    *,
+    files: Sequence[Path] = (),
+    check: bool = False,
+    wanted: str = "",
+    latex_style: str = "tmlr",
+    latex_cite: bool = True,
 ) -> list[Table | str]:
     """Writes the report of a results folder; returns what to print about it.
 
@@ -34,6 +44,8 @@ def write(
         files: CSVs of published numbers beside the paper's.
         check: only audit the published numbers; nothing is read from ``results`` and nothing written.
         wanted: the paper's tables to write too, e.g. ``paper`` or ``table-1,table-7``; needs no records.
+        latex_style: ``tmlr`` (one column) or ``ieee`` (two).
+        latex_cite: whether methods in LaTeX carry the key of their paper in ``references.bib``.
 
     Raises:
         UserError: there is no record, or the output folder cannot be written.
@@ -48,7 +60,7 @@ def write(
     records, broken = (loaded.records, loaded.damaged) if loaded else ([], [])
     board = build(records, broken)
     try:
-        for name, content in files_of(names, numbers, board).items():
+        for name, content in files_of(names, numbers, board, latex_style).items():
             write_atomically(output / "paper" / name, content.encode())
     except OSError as error:
         raise UserError(f"No tables can be written to {output} ({error.strerror or error}).") from error
@@ -62,13 +74,11 @@ def write(
     pairs = compare(board, numbers)
     try:
         _write_pairs(output / "published.csv", pairs)
-        write_atomically(
-            output / "leaderboard.csv", board.table().to_csv(index=False, lineterminator="\n").encode()
-        )
+        write_atomically(output / "leaderboard.csv", to_csv(board.table()))
         write_atomically(
             output / "index.html", page(board, pairs, audit(numbers) if pairs else None).encode()
         )
-        _write_tables(output / "tables", tables(board))
+        _write_tables(output / "tables", tables(board, latex_style, latex_cite))
     except OSError as error:
         raise UserError(f"The report cannot be written to {output} ({error.strerror or error}).") from error
     return [
@@ -81,7 +91,7 @@ def write(
 def _write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
     """Writes what there is to compare; an older report's file does not stay beside a new page."""
     if pairs:
-        write_atomically(path, frame(pairs).to_csv(index=False, lineterminator="\n").encode())
+        write_atomically(path, to_csv(frame(pairs), numbers=("published", "published_std")))
     else:
         path.unlink(missing_ok=True)
 
@@ -97,16 +107,19 @@ def _write_tables(folder: Path, files: dict[str, str]) -> None:
 def _terminal(ranking: Ranking) -> Table:
     """A ranking for the terminal: methods × metrics, means over categories."""
     badges = "".join(f" · {badge.upper()}" for badge in ranking.badges())
-    table = Table(title=f"{ranking.dataset} · {ranking.name}{badges}", title_justify="left")
+    table = Table(title=Text(visible(f"{ranking.dataset} · {ranking.name}{badges}")), title_justify="left")
     table.add_column("method")
     metrics = {"all": ("image_auroc", "pixel_auroc", "aupro"), KINDS_MEAN: ("spro_0.05",)}
     columns = [(split, metric) for split in ranking.splits for metric in metrics.get(split, ("image_auroc",))]
     for split, metric in columns:
         table.add_column(
-            METRICS[metric] + ("" if split == "all" else f"\n{split.replace('_', ' ')}"), justify="right"
+            METRICS[metric] + ("" if split == "all" else f"\n{escape(visible(split.replace('_', ' ')))}"),
+            justify="right",
         )
     for method in ranking.methods:
-        table.add_row(method, *(ranking.cell(method, MEAN, split, m).text() for split, m in columns))
+        table.add_row(
+            Text(visible(method)), *(ranking.cell(method, MEAN, split, m).text() for split, m in columns)
+        )
     return table
 
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.numpy import load_file
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from harness.dataset import Sample, load_card
 from harness.errors import UserError
 from harness.execute import execute
 from harness.images import image_size, read_image
+from harness.maps import load_maps
 from harness.metrics import pixel_metrics
 from harness.native import Native, read_defects
 from harness.plan import Options, Plan, make_plan
@@ -141,7 +141,7 @@ def run(plan: Plan) -> RunRecord:
 def directly(place: Path, record: RunRecord) -> list[Annotated]:
     """The upsampled maps with what the masks' files say, in the order of the test images."""
     kept = record_path(place / "results", record.spec, record.key).with_suffix(".maps.safetensors")
-    maps = iter(load_file(kept)["maps"])
+    maps = iter(load_maps(kept)[0])
     images = []
     for kind in ("good", "logical_anomalies", "structural_anomalies"):
         for number in range(3 if kind == "good" else 2):

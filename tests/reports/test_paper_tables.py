@@ -14,7 +14,8 @@ from harness.cli import main
 from harness.errors import UserError
 from harness.spec import Identity, RunRecord, RunSpec, fingerprint
 from harness.store import write_record
-from reports.paper_tables import build_table, chosen, to_csv, to_html, to_latex
+from reports.leaderboard import METRICS
+from reports.paper_tables import _HEAD, _OTHERS, build_table, chosen, to_csv, to_html, to_latex
 from reports.published import paper
 from reports.write import write
 
@@ -26,9 +27,28 @@ def from_csv(text: str) -> list[list[str]]:
 
 
 def from_latex(text: str) -> list[list[str]]:
-    rows = [line.removesuffix(r" \\").split(" & ") for line in text.splitlines() if line.endswith(r" \\")]
-    plain = [[re.sub(r"\\(?:textbf|underline)\{(.*)\}$", r"\1", cell) for cell in row] for row in rows]
-    return [[c.replace(r"$\pm$", "±").replace(r"\_", "_") for c in row] for row in plain]
+    """The rows as in the CSV: what every row shares is read from the caption."""
+    plain = re.sub(r"\\begin\{tabular\}\[b\]\{@\{\}r@\{\}\}(.*?)\\end\{tabular\}", _unstacked, text)
+    plain = re.sub(r"\\(?:textbf|underline)\{([\d.]+)\}", r"\1", plain)
+    plain = re.sub(r"\{\\scriptsize \$\\pm\$ ([\d.]+)\}", r"± \1", plain).replace(r"\_", "_")
+    caption = re.search(r"\\caption\{(.*)\}", plain)
+    assert caption
+    shared = dict(part.split(" ") for part in caption[1].partition("Throughout: ")[2].rstrip(".").split(", "))
+    if "metric" not in shared:
+        shared["metric"] = re.sub(r".*: (.*);.*", r"\1", caption[1].partition(" Throughout")[0])
+    head, *rows = [line.removesuffix(r" \\").split(" & ") for line in plain.splitlines() if " & " in line]
+    names = {title: name for name, title in {**METRICS, **_OTHERS}.items()}
+    own = [name.lower() for name in head if name.lower() in _HEAD]
+    found = [[*_HEAD, *head[len(own) :]]]
+    for row in rows:
+        cells = shared | dict(zip(own, row, strict=False))
+        cells["metric"] = names[cells["metric"]]
+        found.append([*(cells[name] for name in _HEAD), *row[len(own) :]])
+    return found
+
+
+def _unstacked(found: re.Match[str]) -> str:
+    return found[1].replace(r"\\", "")
 
 
 def from_html(text: str) -> list[list[str]]:
@@ -40,7 +60,7 @@ def from_html(text: str) -> list[list[str]]:
 def test_every_cell_reads_back(tmp_path: Path, suffix: str, read: Callable[[str], list[list[str]]]) -> None:
     write(tmp_path / "none", tmp_path / "out", wanted="paper")
     found = {}
-    for file in (tmp_path / "out" / "paper").glob(f"*.{suffix}"):
+    for file in (tmp_path / "out" / "paper").glob(f"table-*.{suffix}"):
         head, *rows = read(file.read_text(encoding="utf-8"))
         for row in rows:
             assert row[0] == "published"

@@ -234,7 +234,8 @@ def test_latex_escapes_marks_the_best_and_compiles(tmp_path: Path) -> None:
         r"a\_b\&\textless{}x\textgreater{}\%\#\textasciicircum{}\textasciitilde{}\textbackslash{}\{\}"
         in detection
     )
-    assert "3 of 4" in detection
+    assert r"--\textsuperscript{b}" in detection
+    assert r"\textsuperscript{a}\,1 of 2 runs, which give 30.0; \textsuperscript{b}\,3 of 4 runs" in detection
     if shutil.which("pdflatex") is None:
         pytest.skip("pdflatex is not installed")
     for name, text in files.items():

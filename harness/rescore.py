@@ -1,0 +1,140 @@
+"""Metrics again, from kept anomaly maps and the masks on disk: no method is loaded, no device is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.dataset import Card, card_names, load_card, read_category
+from harness.errors import UserError
+from harness.execute import Metrics, all_metrics
+from harness.images import data_fingerprint, load_masks
+from harness.maps import DamagedMapsError, load_maps
+from harness.metrics import METRICS_VERSION
+from harness.spec import PROTOCOLS, RunRecord
+from harness.store import prepare, read_record, record_files, replace_record
+
+MASK_RESIZES = frozenset(protocol.mask_resize for protocol in PROTOCOLS.values())
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """What became of one record.
+
+    Attributes:
+        label: the run in a few words, or the path of a file that is no readable record.
+        old: the record as it was, ``None`` where the file is no readable record.
+        new: the record with its new metrics, ``None`` where there are none.
+        refused: why there are no new metrics; empty for a run that failed and never had any.
+    """
+
+    label: str
+    old: RunRecord | None = None
+    new: RunRecord | None = None
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """What a category on disk says of its test images."""
+
+    fingerprint: str
+    kinds: tuple[str, ...]
+    masks: NDArray[np.uint8]
+
+
+class _RefusedError(Exception):
+    """A record cannot be scored again; the message says why in a few words."""
+
+
+def rescore(
+    results: Path, cards: Sequence[str], data_root: Path | None, cache: Path, write: bool
+) -> Iterator[Rescored]:
+    """Computes the metrics of every record again, one after the other.
+
+    A record is replaced in one step, under its own name; one that is refused stays as it is. ``metrics_last``
+    stays too, for maps are kept of the epoch that counted only.
+
+    Args:
+        results: the results folder.
+        cards: paths of cards, for datasets of one's own.
+        data_root: folder of datasets.
+        cache: the cache folder.
+        write: whether to replace the records.
+
+    Raises:
+        UserError: there is no results folder, it cannot be written, or a card has a mistake.
+    """
+    paths = record_files(results)
+    own = {card.name: card for card in map(load_card, cards)}
+    if write:
+        prepare(results)
+
+    @lru_cache(maxsize=1)  # records of one category follow one another
+    def truth(dataset: str, category: str, size: int) -> _Truth:
+        data = read_category(_card(dataset, own), category, data_root, cache)
+        return _Truth(
+            data_fingerprint(data, cache),
+            tuple(sample.kind for sample in data.test),
+            load_masks([sample.masks for sample in data.test], size, cache),
+        )
+
+    for path in paths:
+        old = read_record(path)
+        if isinstance(old, str):
+            yield Rescored(str(path), refused=old)
+            continue
+        if old.outcome != "ok":
+            yield Rescored(old.spec.label(), old)
+            continue
+        try:
+            found = truth(old.spec.dataset, old.spec.category, old.spec.image_size)
+            metrics = _metrics(old, path.with_suffix(".maps.safetensors"), found)
+        except (_RefusedError, DamagedMapsError, UserError) as error:
+            yield Rescored(old.spec.label(), old, refused=str(error).rstrip("."))
+            continue
+        fingerprint = old.fingerprint.model_copy(update={"metrics_version": METRICS_VERSION})
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        new = old.model_copy(update={"metrics": metrics, "fingerprint": fingerprint, "rescored": now})
+        if write:
+            replace_record(results, path, new)
+        yield Rescored(old.spec.label(), old, new)
+
+
+def differences(old: Metrics, new: Metrics) -> Iterator[tuple[str, float | None, float | None]]:
+    """Yields ``split metric``, the old and the new value of every metric that either has."""
+    for split in dict.fromkeys([*old, *new]):
+        before, after = old.get(split, {}), new.get(split, {})
+        for name in dict.fromkeys([*before, *after]):
+            yield f"{split} {name}", before.get(name), after.get(name)
+
+
+def _card(dataset: str, own: Mapping[str, Card]) -> Card:
+    if dataset in own:
+        return own[dataset]
+    if dataset in card_names():
+        return load_card(dataset)
+    raise _RefusedError(f"dataset '{dataset}' has no built-in card: give its card with --cards")
+
+
+def _metrics(record: RunRecord, path: Path, truth: _Truth) -> Metrics:
+    if record.identity.data != truth.fingerprint:
+        raise _RefusedError("its category's files on disk are not those that it was made from")
+    if record.spec.evaluate == "native":
+        raise _RefusedError("it was evaluated at the masks' own size, which only a run does so far")
+    if record.fingerprint.mask_resize not in MASK_RESIZES:
+        raise _RefusedError(f"its masks were resized in an unknown way, '{record.fingerprint.mask_resize}'")
+    maps, scores = load_maps(path)
+    if maps.shape != truth.masks.shape or scores.shape != maps.shape[:1]:
+        shapes = f"{maps.shape} and {scores.shape}"
+        raise _RefusedError(f"its maps and scores have the shapes {shapes}, the masks {truth.masks.shape}")
+    try:
+        return all_metrics(scores, maps, truth.kinds, truth.masks, record.split_categories)
+    except (ValueError, RuntimeError) as error:
+        raise _RefusedError(str(error)) from error

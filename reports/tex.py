@@ -1,0 +1,296 @@
+"""What every LaTeX table shares: text that compiles, names that fit, notes, and the frame of a style."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from reports.names import code
+
+_SYMBOLS = {
+    "\\": r"\textbackslash{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "{''}",
+    "\xa0": "~",
+    "±": r"$\pm$",
+    "≤": r"$\leq$",
+    "·": r"$\cdot$",
+    "×": r"$\times$",
+    "°": r"$^\circ$",
+    "µ": r"$\mu$",
+    "–": "--",
+    "—": "---",
+    "‘": "`",
+    "’": "'",
+    "“": "``",
+    "”": "''",
+    "…": r"\ldots{}",
+    "ß": r"\ss{}",
+    "æ": r"\ae{}",
+    "Æ": r"\AE{}",
+    "œ": r"\oe{}",
+    "Œ": r"\OE{}",
+    "ø": r"\o{}",
+    "Ø": r"\O{}",
+    "ł": r"\l{}",
+    "Ł": r"\L{}",
+    "ı": r"\i{}",
+}
+_ACCENTS = {
+    "\u0300": "`",
+    "\u0301": "'",
+    "\u0302": "^",
+    "\u0303": "~",
+    "\u0308": '"',
+    "\u0304": "=",
+    "\u0307": ".",
+    "\u0306": "u",
+    "\u030c": "v",
+    "\u030b": "H",
+    "\u0327": "c",
+    "\u030a": "r",
+    "\u0323": "d",
+}
+_GREEK = (
+    *("ALPHA", "BETA", "GAMMA", "DELTA", "EPSILON", "ZETA", "ETA", "THETA", "IOTA", "KAPPA", "LAMDA", "MU"),
+    *("NU", "XI", "OMICRON", "PI", "RHO", "SIGMA", "TAU", "UPSILON", "PHI", "CHI", "PSI", "OMEGA"),
+)
+# Greek letters that look like Latin ones, for which TeX has no name.
+_LATIN = {
+    "SMALL OMICRON": "o",
+    **{f"CAPITAL {name}": name[0] for name in ("ALPHA", "BETA", "EPSILON", "ZETA", "IOTA", "KAPPA", "MU")},
+    **{f"CAPITAL {name}": name[0] for name in ("NU", "OMICRON", "TAU")},
+    "CAPITAL ETA": "H",
+    "CAPITAL RHO": "P",
+    "CAPITAL CHI": "X",
+}
+_LIGATURES = {"--", "``", "''", ",,", "?`", "!`"}
+_FONTS = re.compile(r"\\(?:textbf|underline|texttt|textsuperscript|emph|scriptsize|allowbreak)\b ?")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?: ± \d+(?:\.\d+)?)?")
+_LINE, _NAME, _ROW = 16, 56, 40
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a venue sets tables.
+
+    Attributes:
+        line: width of a column of text in points.
+        page: width of the text in points; wider than ``line`` where there are two columns.
+        preamble: of the document that shows the tables.
+    """
+
+    line: float
+    page: float
+    preamble: str
+
+
+STYLES: Mapping[str, Style] = {
+    "tmlr": Style(
+        469,
+        469,
+        "\\documentclass[10pt]{article}\n"
+        "\\usepackage[letterpaper,textwidth=6.5in,textheight=9in]{geometry}\n",
+    ),
+    "ieee": Style(
+        252,
+        516,
+        "\\documentclass[10pt,twocolumn]{article}\n"
+        "\\usepackage[letterpaper,textwidth=516pt,textheight=9.3in,columnsep=12pt]{geometry}\n"
+        "\\renewcommand{\\thetable}{\\Roman{table}}\n",
+    ),
+}
+
+
+@dataclass
+class Notes:
+    """Explanations below a table, each under a letter; equal ones share it."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def mark(self, text: str) -> str:
+        """Returns the superscript that leads to an explanation."""
+        if text not in self.texts:
+            self.texts.append(text)
+        return self._sign(self.texts.index(text))
+
+    def tex(self) -> str:
+        """The explanations as a paragraph below the table, empty where there are none."""
+        shown = "; ".join(f"{self._sign(i)}\\,{escape(t, breaks=True)}" for i, t in enumerate(self.texts))
+        return f"\n\\par\\smallskip{{\\footnotesize\\raggedright {shown}.\\par}}" if shown else ""
+
+    @staticmethod
+    def _sign(index: int) -> str:
+        letters = ""
+        while index >= 0:
+            index, rest = divmod(index, 26)
+            letters, index = chr(ord("a") + rest) + letters, index - 1
+        return f"\\textsuperscript{{{letters}}}"
+
+
+def escape(text: str, breaks: bool = False) -> str:
+    """Returns text that LaTeX prints as it is; a character that pdfLaTeX lacks is named: ``U+4E2D``.
+
+    Args:
+        text: any text.
+        breaks: whether lines may break within long words.
+    """
+    parts, before, run = [], "", 0
+    for character in unicodedata.normalize("NFC", text):
+        shown = _character(character)
+        parts += ["{}", shown] if before + character in _LIGATURES else [shown]
+        before, run = character, 0 if character == " " else run + 1
+        if breaks and run and (run % 24 == 0 or character in "_/" or "U+" in shown):
+            parts.append("\\allowbreak{}")
+    # After the end of a row these would be taken for arguments of \\.
+    return ("{}" if text.startswith(("[", "*")) else "") + "".join(parts)
+
+
+def width(tex: str) -> int:
+    """Returns about how many characters wide something is printed."""
+    plain = re.sub(r"\\cite\{[^}]*\}", "[00]", tex)
+    lines = re.sub(r"\\begin\{tabular\}\[b\]\{@\{\}r@\{\}\}|\\end\{tabular\}", "", plain).split(r"\\")
+    return max(len(re.sub(r"[{}$]", "", re.sub(r"\\(?:[A-Za-z]+|.)", "x", _FONTS.sub("", t)))) for t in lines)
+
+
+def head(name: str, notes: Notes, cite: str = "") -> str:
+    """A name at the head of a column: in short lines; a very long one stands in full below the table."""
+    lines, mark = [""], ""
+    if width(escape(name)) > _NAME:
+        name, mark = _cut(name, _NAME // 2), notes.mark(name)
+    for word in re.findall(r"[^_ -]*[_ -]|[^_ -]+", name):
+        if lines[-1] and width(escape(lines[-1] + word)) > _LINE:
+            lines.append("")
+        for character in word:
+            if width(escape(lines[-1] + character)) > _LINE + 4:
+                lines.append("")
+            lines[-1] += character
+    shown = [escape(line.strip(" ")) for line in lines]
+    shown[-1] += mark
+    shown += [f"\\cite{{{cite}}}"] if cite else []
+    stacked = r"\\".join(shown)
+    return f"\\begin{{tabular}}[b]{{@{{}}r@{{}}}}{stacked}\\end{{tabular}}" if len(shown) > 1 else shown[0]
+
+
+def first(name: str, notes: Notes) -> str:
+    """A name at the start of a row; a very long one stands in full below the table."""
+    if width(escape(name)) <= _ROW:
+        return escape(name)
+    return escape(_cut(name, _ROW - 10)) + notes.mark(name)
+
+
+def number(text: str, place: int, notes: Notes, missing: str = "") -> str:
+    """A score: best in bold, second underlined, its deviation small; anything else a dash with a note.
+
+    Args:
+        text: ``93.8``, ``93.8 ± 0.4``, or why there is no number.
+        place: 1 for the best, 2 for the second, else 0.
+        notes: where the reason goes.
+        missing: the reason for an empty text.
+    """
+    if not _NUMBER.fullmatch(text):
+        return "--" + notes.mark(text or missing)
+    score, _, deviation = text.partition(" ± ")
+    score = {1: f"\\textbf{{{score}}}", 2: f"\\underline{{{score}}}"}.get(place, score)
+    return score + (f" {{\\scriptsize $\\pm$ {deviation}}}" if deviation else "")
+
+
+def table(
+    style: str, caption: str, label: str, columns: str, rows: Sequence[Sequence[str] | str], notes: Notes
+) -> str:
+    r"""A table that fits the line, its caption above.
+
+    Args:
+        style: name of a style.
+        caption: LaTeX.
+        label: what ``\ref`` names.
+        columns: a letter for each column, e.g. ``lrr``.
+        rows: cells as LaTeX, the head first; a string stands as it is, e.g. ``\midrule``.
+        notes: what is explained below.
+    """
+    cells = [row for row in rows if not isinstance(row, str)]
+    widths = [max(width(row[i]) for row in cells) for i in range(len(columns))]
+    normal = 5.4 * sum(widths) + 12 * len(columns)
+    small = 4.3 * sum(widths) + 8 * len(columns)
+    wide = small > STYLES[style].line and STYLES[style].page > STYLES[style].line
+    line = STYLES[style].page if wide else STYLES[style].line
+    # How wide a citation is depends on the document: [1] or (Author et al., 2024).
+    scaled = small > line or any("\\cite{" in text for row in cells for text in row)
+    size = "" if normal <= line else "\\footnotesize\\setlength{\\tabcolsep}{4pt}%\n"
+    lines = [row if isinstance(row, str) else " & ".join(row) + r" \\" for row in rows]
+    body = "\n".join(["\\toprule", lines[0], "\\midrule", *lines[1:], "\\bottomrule"])
+    inner = f"\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}"
+    before = ""
+    if scaled:
+        before = "% Made smaller where it is wider than the line: load graphicx for that.\n"
+        before += "\\providecommand{\\resizebox}[3]{#3}\n"
+        fit = "\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi"
+        inner = f"\\resizebox{{{fit}}}{{!}}{{%\n{inner}%\n}}"
+    if size:
+        inner = f"{{{size}{inner}}}"
+    kind = "table*" if wide else "table"
+    place = "t" if wide else "htbp"
+    return (
+        f"{before}\\begin{{{kind}}}[{place}]\n\\centering\n\\caption{{{caption}}}\n\\label{{{label}}}\n"
+        f"{inner}{notes.tex()}\n\\end{{{kind}}}\n"
+    )
+
+
+def document(style: str, names: Sequence[str], bibliography: str = "") -> str:
+    """A document that shows tables, with nothing that ``texlive-latex-recommended`` lacks.
+
+    Args:
+        style: name of a style.
+        names: files of the tables.
+        bibliography: name of the ``.bib`` without its ending, empty for none.
+    """
+    shown = [f"\\input{{{name.removesuffix('.tex')}}}" for name in names]
+    # Floats must not pile up, nor drift far from each other.
+    body = "\n\\clearpage\n".join("\n".join(shown[i : i + 4]) for i in range(0, len(shown), 4))
+    end = (
+        f"\n\\clearpage\n\\bibliographystyle{{plain}}\n\\bibliography{{{bibliography}}}"
+        if bibliography
+        else ""
+    )
+    return (
+        f"{STYLES[style].preamble}\\usepackage{{booktabs,graphicx}}\n\\extrafloats{{200}}\n"
+        "\\setlength{\\belowcaptionskip}{6pt}\n\\makeatletter\\setlength{\\@fptop}{0pt}"
+        "\\setlength{\\@dblfptop}{0pt}\\makeatother\n"
+        f"\\begin{{document}}\n{body}{end}\n\\end{{document}}\n"
+    )
+
+
+def _character(character: str) -> str:
+    """One character as LaTeX."""
+    if character in _SYMBOLS:
+        return _SYMBOLS[character]
+    if " " <= character <= "~":
+        return character
+    found = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (FINAL )?(\w+)", unicodedata.name(character, ""))
+    if found and found[3] in _GREEK:
+        if latin := _LATIN.get(f"{found[1]} {found[3]}"):
+            return latin
+        letter = found[3].lower().replace("lamda", "lambda")
+        letter = f"var{letter}" if found[2] else letter.capitalize() if found[1] == "CAPITAL" else letter
+        return f"$\\{letter}$"
+    base, *marks = list(unicodedata.normalize("NFD", character))
+    if len(marks) == 1 and marks[0] in _ACCENTS and base.isascii() and base.isalpha():
+        return f"\\{_ACCENTS[marks[0]]}{{{base}}}"
+    return f"\\texttt{{{code(character)}}}"
+
+
+def _cut(name: str, most: int) -> str:
+    """The start of a name, with dots; what has no letters before them stays a name of dots."""
+    shown = ""
+    for character in name:
+        if width(escape(shown + character)) > most:
+            break
+        shown += character
+    return shown + "…"
