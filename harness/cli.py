@@ -180,6 +180,7 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
     if stray := sorted(keep - {"maps", "weights"}):
         raise UserError(f"--keep {stray[0]}: there are maps and weights to keep.")
     suite = chosen_suite(given)
+    keep = keep | set(suite.keep)
     options = Options(
         device=find_device(given["device"]),
         data_root=given["data_root"],

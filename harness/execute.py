@@ -26,6 +26,7 @@ from harness.measure import GeneratorState, PeakMemory, Stopwatch, environment, 
 from harness.method import Backbone, Epoch, Images, Method, Prediction, Setup, TrainingData
 from harness.metrics import METRICS_VERSION, image_metrics, split_metrics
 from harness.native import Native, read_defects
+from harness.pictures import keep_pictures, pictures_path
 from harness.registry import configure, load_method
 from harness.spec import (
     PROTOCOLS,
@@ -232,6 +233,7 @@ class _Run:
         task, size, resize = self.task, self.spec.image_size, self.protocol.resize
         card = load_card(task.card)
         data = read_category(card, self.spec.category, task.data_root, task.cache)
+        self.samples = data.test
         self.kinds = [sample.kind for sample in data.test]
         train, validation, test = (
             load_images([sample.image for sample in part], size, resize, task.cache)
@@ -349,6 +351,13 @@ class _Run:
         record = record_path(self.task.results, self.spec, self.task.key)
         if "maps" in self.task.keep:
             save_maps(record.with_suffix(".maps.safetensors"), scores.maps, scores.scores)
+            keep_pictures(
+                pictures_path(record, self.task.identity.data, self.spec.image_size, self.protocol.resize),
+                self.samples,
+                self.spec.image_size,
+                self.protocol.resize,
+                self.task.cache,
+            )
         if "weights" in self.task.keep:
             state = {name: t.detach().cpu().contiguous() for name, t in self.method.state_dict().items()}
             _save(record.with_suffix(".weights.safetensors"), state)

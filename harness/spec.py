@@ -287,6 +287,7 @@ class Suite(Frozen):
         image_size: side of the images.
         backbone: backbone for every method that has one; empty for each method's own.
         evaluate: see :class:`RunSpec`.
+        keep: artefacts to leave beside the records: ``maps``, ``weights``.
         set: ``{method: {parameter: value}}``.
     """
 
@@ -300,6 +301,7 @@ class Suite(Frozen):
     image_size: int = 256
     backbone: str = ""
     evaluate: Evaluate = "input"
+    keep: list[Literal["maps", "weights"]] = Field(default_factory=list)
     set: dict[str, dict[str, Value]] = Field(default_factory=dict)
 
 

@@ -76,7 +76,8 @@ def write(
         _write_pairs(output / "published.csv", pairs)
         write_atomically(output / "leaderboard.csv", to_csv(board.table()))
         write_atomically(
-            output / "index.html", page(board, pairs, audit(numbers) if pairs else None).encode()
+            output / "index.html",
+            page(board, pairs, audit(numbers) if pairs else None, results).encode(),
         )
         _write_tables(output / "tables", tables(board, latex_style, latex_cite))
     except OSError as error:
