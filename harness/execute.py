@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,15 +17,15 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from harness.dataset import NORMAL, dataset_root, load_card, read_category
+from harness.dataset import NORMAL, load_card, read_category
 from harness.errors import UserError
+from harness.evaluate import Metrics, evaluate, read_truth, recorded
 from harness.files import temporary_name
-from harness.images import load_images, load_masks
+from harness.images import load_images
 from harness.maps import save_maps
 from harness.measure import GeneratorState, PeakMemory, Stopwatch, environment, seed_everything
 from harness.method import Backbone, Epoch, Images, Method, Prediction, Setup, TrainingData
-from harness.metrics import METRICS_VERSION, image_metrics, split_metrics
-from harness.native import Native, read_defects
+from harness.metrics import METRICS_VERSION, image_metrics
 from harness.pictures import keep_pictures, pictures_path
 from harness.registry import configure, load_method
 from harness.spec import (
@@ -78,7 +78,6 @@ class RunTask:
 
 
 OnEpoch = Callable[[Epoch], None]
-Metrics = dict[str, dict[str, float | None]]
 
 
 def execute(task: RunTask, on_epoch: OnEpoch) -> RunRecord:
@@ -195,26 +194,6 @@ def make_setup(
     )
 
 
-def all_metrics(
-    scores: NDArray[np.float32],
-    maps: NDArray[np.float32],
-    kinds: Sequence[str],
-    masks: NDArray[np.uint8],
-    splits: Collection[str],
-) -> Metrics:
-    """Returns what a record keeps: all metrics, of all images and of each of ``splits`` that there is."""
-    return _recorded(split_metrics(scores, maps, kinds, masks, _present(kinds, splits)))
-
-
-def _present(kinds: Sequence[str], splits: Collection[str]) -> list[str]:
-    """Returns the kinds among ``splits`` that this category has."""
-    return sorted({*kinds} & {*splits} - {NORMAL})
-
-
-def _recorded(found: Mapping[str, Mapping[str, float]]) -> Metrics:
-    return {split: {name: _value(v) for name, v in values.items()} for split, values in found.items()}
-
-
 class _Run:
     def __init__(self, task: RunTask, on_epoch: OnEpoch) -> None:
         self.task, self.spec = task, task.spec
@@ -234,18 +213,12 @@ class _Run:
         card = load_card(task.card)
         data = read_category(card, self.spec.category, task.data_root, task.cache)
         self.samples = data.test
-        self.kinds = [sample.kind for sample in data.test]
         train, validation, test = (
             load_images([sample.image for sample in part], size, resize, task.cache)
             for part in (data.train, data.validation, data.test)
         )
-        self.parts = assign(train, validation, test, self.kinds, self.spec)
-        self.native: Native | None = None
-        if self.spec.evaluate == "native":
-            root = dataset_root(card, task.data_root, task.cache)
-            self.native = Native(data.test, read_defects(card, self.spec.category, root))
-        else:
-            self.masks = load_masks([sample.masks for sample in data.test], size, task.cache)
+        self.truth = read_truth(card, data.test, self.spec, task.data_root, task.cache)
+        self.parts = assign(train, validation, test, self.truth.kinds, self.spec)
         self.clock["load"].stop()
 
     def record(self) -> RunRecord:
@@ -277,7 +250,7 @@ class _Run:
             metrics_last=last_metrics if self.protocol.selection != "last" else None,
             selected_epoch=selected,
             epochs=self.epochs,
-            counts=counts | {kind: self.kinds.count(kind) for kind in sorted(set(self.kinds))},
+            counts=counts | {kind: self.truth.kinds.count(kind) for kind in sorted(set(self.truth.kinds))},
             timings=Timings(
                 **seconds, images_per_second=len(self.parts.test) / max(seconds["predict"], 1e-9)
             ),
@@ -297,8 +270,8 @@ class _Run:
             self.clock["evaluate"].start()
             with GeneratorState(self.device):
                 scores = self._score()
-            value = image_metrics(scores.scores, [kind != NORMAL for kind in self.kinds])["image_auroc"]
-            auroc = _value(value)
+            value = image_metrics(scores.scores, [kind != NORMAL for kind in self.truth.kinds])["image_auroc"]
+            auroc = recorded(value)
             # The first of equals counts; where the AUROC is undefined there is nothing to select by.
             if auroc is not None and (self.best is None or auroc > self.best[0]):
                 self.best = (auroc, epoch.number, scores)
@@ -342,10 +315,7 @@ class _Run:
 
     def _metrics(self, scores: _Scores) -> Metrics:
         splits = self.task.split_categories or {}
-        if self.native is None:
-            return all_metrics(scores.scores, scores.maps, self.kinds, self.masks, splits)
-        present = _present(self.kinds, splits)
-        return _recorded(self.native.metrics(scores.scores, scores.maps, present, _kinds(self.task)))
+        return evaluate(self.truth, scores.scores, scores.maps, splits, self.spec.category)
 
     def _keep(self, scores: _Scores) -> None:
         record = record_path(self.task.results, self.spec, self.task.key)
@@ -369,20 +339,10 @@ class _Scores:
     maps: NDArray[np.float32]
 
 
-def _kinds(task: RunTask) -> list[str]:
-    """Returns the anomaly kinds that this category should have by the dataset's card."""
-    kinds = task.split_categories or {}
-    return sorted(kind for kind, names in kinds.items() if task.spec.category in names)
-
-
 def _declared(weights: Mapping[str, Weights], backbone: str) -> Weights:
     if backbone not in weights:
         raise RuntimeError(f"backbone '{backbone}' was not declared in Method.needs")
     return weights[backbone]
-
-
-def _value(metric: float) -> float | None:
-    return None if math.isnan(metric) else metric
 
 
 def _save(path: Path, tensors: dict[str, torch.Tensor]) -> None:

@@ -170,7 +170,7 @@ def test_paper_keeps_both_epochs_and_strict_touches_the_test_set_once(place: Pat
     assert strict.fingerprint.short() != paper.fingerprint.short()
     page = (place / "report" / "index.html").read_text()
     assert "selects on test data" in page
-    assert page.count('<section id="own-') == 2
+    assert page.count('<section class="ranking" id="own-') == 2
 
 
 @pytest.mark.parametrize(
