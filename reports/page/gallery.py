@@ -94,7 +94,11 @@ class Gallery:
 
     def _row(self, n: int, kept: dict[str, _Kept], places: Floats, pictures: Pictures) -> dict[str, Any]:
         kind, defect = pictures.kinds[n], pictures.defects[n]
-        what = kind if defect in ("", kind) else f"{kind}: {defect.replace('_', ' ')}"
+        what = (
+            kind
+            if kind == "normal" or not defect or defect.startswith(kind)
+            else f"{kind}: {defect.replace('_', ' ')}"
+        )
         name = visible(pictures.names[n])
         maps = [
             {
