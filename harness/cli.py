@@ -113,6 +113,7 @@ def plan(debug: bool, **given: Any) -> None:
 )
 @click.option("--audit", "check", is_flag=True, help="Only check the published numbers themselves.")
 @click.option("--tables", "wanted", default="", help="The paper's tables too: paper, or table-1,table-7.")
+@click.option("--figures", is_flag=True, help="Figures as PDF, SVG and PNG too, in figures/.")
 @click.option(
     "--latex-style",
     type=click.Choice(["tmlr", "ieee"]),
