@@ -191,6 +191,7 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
         limit_train=given["limit_train"],
         backbone_weights=given["backbone_weights"],
         keep=keep,
+        checkpoint_every=given["checkpoint_every"],
     )
     plan = make_plan(suite, options)
     if given["backbone"] and not any("backbone" in task.identity.config for task in plan.tasks):

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
+from harness.checkpoint import EVERY, Checkpoint, Progress, checkpoint_path
 from harness.dataset import NORMAL, load_card, read_category
 from harness.errors import UserError
 from harness.evaluate import Metrics, evaluate, read_truth, recorded
@@ -55,6 +56,7 @@ class RunTask:
         card: name of a built-in card, or the path of a card.
         assets: folder of each asset that the method needs, by name.
         keep: artefacts to leave beside the record: ``maps``, ``weights``.
+        checkpoint_every: seconds between two checkpoints of a training at least.
         suite: what the suite says of itself, for the report.
         categories: all categories of the dataset.
         split_categories: see :class:`RunRecord`.
@@ -72,6 +74,7 @@ class RunTask:
     weights: Mapping[str, Weights]
     assets: Mapping[str, Path] = field(default_factory=dict)
     keep: frozenset[str] = frozenset()
+    checkpoint_every: float = EVERY
     suite: str = ""
     categories: tuple[str, ...] = ()
     split_categories: Mapping[str, tuple[str, ...]] | None = None
@@ -203,6 +206,15 @@ class _Run:
         self.epochs: list[EpochLog] = []
         self.best: tuple[float, int, _Scores] | None = None
         self.clock = {name: Stopwatch(self.device) for name in ("load", "fit", "predict", "evaluate")}
+        self.resumed: list[int] = []
+        self.checkpoint = Checkpoint(
+            checkpoint_path(record_path(task.results, task.spec, task.key)),
+            environment(self.device),
+            self.device,
+            self._progress,
+            self._go_on,
+            task.checkpoint_every,
+        )
         seed_everything(self.spec.seed)
         self.memory = PeakMemory(self.device)
         self._load()
@@ -225,7 +237,7 @@ class _Run:
         task, clock = self.task, self.clock
         with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
             self.method = self._method(Path(scratch))
-            training = TrainingData(self.parts.train, self.parts.validation, self.spec.seed)
+            training = TrainingData(self.parts.train, self.parts.validation, self.spec.seed, self.checkpoint)
             clock["fit"].start()
             self.method.fit(training, self._on_epoch)
             clock["fit"].stop()
@@ -249,6 +261,7 @@ class _Run:
             metrics=metrics,
             metrics_last=last_metrics if self.protocol.selection != "last" else None,
             selected_epoch=selected,
+            resumed=self.resumed,
             epochs=self.epochs,
             counts=counts | {kind: self.truth.kinds.count(kind) for kind in sorted(set(self.truth.kinds))},
             timings=Timings(
@@ -256,6 +269,27 @@ class _Run:
             ),
             peak_memory=peak,
         )
+
+    def _progress(self) -> Progress:
+        """What a checkpoint keeps beside the method's own state."""
+        found: Progress = {
+            "epochs": [log.model_dump() for log in self.epochs],
+            "seconds": {name: watch.seconds for name, watch in self.clock.items()},
+            "resumed": self.resumed,
+        }
+        if self.best is not None:
+            auroc, number, scores = self.best
+            found["best"] = {"auroc": auroc, "number": number, "scores": scores.scores, "maps": scores.maps}
+        return found
+
+    def _go_on(self, saved: Progress) -> None:
+        """Takes up what :meth:`_progress` gave to a checkpoint."""
+        self.epochs = [EpochLog.model_validate(log) for log in saved["epochs"]]
+        for name in ("fit", "evaluate"):
+            self.clock[name].seconds += saved["seconds"][name]
+        self.resumed = [*saved["resumed"], len(self.epochs)]
+        if best := saved.get("best"):
+            self.best = (best["auroc"], best["number"], _Scores(best["scores"], best["maps"]))
 
     def _method(self, scratch: Path) -> Method:
         task, spec = self.task, self.spec
