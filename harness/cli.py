@@ -68,9 +68,10 @@ def run(timeout: float | None, report: bool, report_to: Path, quiet: bool, debug
 
         if not quiet:
             console.print(
-                f"{suite.title}: {_counts(plan)}, at {suite.image_size} px on {options.device}.", markup=False
+                f"{suite.title}: {_counts(plan)}, at {suite.image_size} px on {', '.join(options.devices)}.",
+                markup=False,
             )
-        records = run_plan(plan, options.results, timeout, quiet, console)
+        records = run_plan(plan, options.results, options.devices, timeout, quiet, console)
         failures = [record for record in records if record.outcome != "ok"]
         if report:
             _report(options.results, report_to, console, quiet)
@@ -93,12 +94,13 @@ def plan(debug: bool, **given: Any) -> None:
         suite, options, plan = _plan(given)
         console = Console(highlight=False)
         console.print(
-            f"{suite.title}: {_counts(plan)}, at {suite.image_size} px on {options.device}.", markup=False
+            f"{suite.title}: {_counts(plan)}, at {suite.image_size} px on {', '.join(options.devices)}.",
+            markup=False,
         )
         for task in plan.tasks:
             state = "done " if task.key in plan.done else "to do"
             console.print(f"  {state}  {task.spec.label()}", markup=False)
-        console.print(expected_time(plan, options.results), markup=False)
+        console.print(expected_time(plan, options.results, len(options.devices)), markup=False)
 
 
 @main.command()
@@ -173,7 +175,7 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
     import logging
 
     from harness.images import cache_dir
-    from harness.measure import find_device
+    from harness.measure import find_devices
     from harness.plan import Options, make_plan
 
     logging.getLogger("timm").setLevel(logging.ERROR)
@@ -183,7 +185,7 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
     suite = chosen_suite(given)
     keep = keep | set(suite.keep)
     options = Options(
-        device=find_device(given["device"]),
+        devices=find_devices(given["device"]),
         data_root=given["data_root"],
         results=given["results"],
         cache=cache_dir(),
@@ -197,6 +199,11 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
     if given["backbone"] and not any("backbone" in task.identity.config for task in plan.tasks):
         raise UserError(f"No method of this run has a backbone to set to '{given['backbone']}'.")
     return suite, options, plan
+
+
+def _head(suite: Suite, options: Options, plan: Plan) -> str:
+    devices = ", ".join(options.devices)
+    return f"{suite.title}: {_counts(plan)}, at {suite.image_size} px on {devices}."
 
 
 def _counts(plan: Plan) -> str:

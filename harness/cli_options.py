@@ -69,7 +69,12 @@ RUN_OPTIONS = (
         help="Pixel metrics at the size of the input, or of the masks' files.  [default: input]",
     ),
     click.option("--limit-train", type=click.IntRange(1), help="At most so many training images."),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="auto, cpu, cuda:N; all GPUs: all; a worker for each of several: cuda:0,cuda:1.",
+    ),
     click.option(
         "--data-root", envvar="BENCH_DATA", type=click.Path(path_type=Path), help="Folder of datasets."
     ),

@@ -15,6 +15,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -33,13 +34,17 @@ class Display(AbstractContextManager["Display"]):
         console: where to write.
         total: how many runs there are to do.
         quiet: whether to say nothing but failures.
+        workers: how many runs are executed at a time.
     """
 
-    def __init__(self, console: Console, total: int, quiet: bool) -> None:
+    def __init__(self, console: Console, total: int, quiet: bool, workers: int = 1) -> None:
         self._console, self._total, self._quiet = console, total, quiet
         self._began = time.monotonic()
-        self._count = 0
-        self._last_line = 0.0
+        self._count = self._started = 0
+        self._workers = workers
+        # By key of the runs that go on: their bars, and when a line was last written of them.
+        self._bars: dict[str, TaskID] = {}
+        self._last_line: dict[str, float] = {}
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -51,7 +56,6 @@ class Display(AbstractContextManager["Display"]):
             transient=True,
         )
         self._runs = self._progress.add_task("all runs", total=total)
-        self._epochs = self._progress.add_task("", total=None, visible=False)
 
     def __enter__(self) -> Display:
         self._progress.start()
@@ -64,27 +68,30 @@ class Display(AbstractContextManager["Display"]):
 
     def started(self, task: RunTask) -> None:
         """A run begins."""
-        self._last_line = time.monotonic()
-        label = escape(task.spec.label())
-        self._progress.reset(self._epochs, description=label, total=None, visible=True)
+        self._last_line[task.key] = time.monotonic()
+        self._started += 1
+        label = task.spec.label() + (f" · {task.device}" if self._workers > 1 else "")
+        self._bars[task.key] = self._progress.add_task(escape(label), total=None)
         if not self._console.is_terminal:
-            self._say(f"[{self._count + 1}/{self._total}] {task.spec.label()}: started", markup=False)
+            self._say(f"[{self._started}/{self._total}] {label}: started", markup=False)
 
     def epoch(self, task: RunTask, epoch: Epoch) -> None:
-        """An epoch of the current run has ended."""
-        self._progress.update(self._epochs, completed=epoch.number, total=epoch.of)
+        """An epoch of a run that goes on has ended."""
+        self._progress.update(self._bars[task.key], completed=epoch.number, total=epoch.of)
         now = time.monotonic()
         # In a log file a line every half minute is enough to see that it lives.
-        if not self._console.is_terminal and now - self._last_line >= 30:
-            self._last_line = now
+        if not self._console.is_terminal and now - self._last_line[task.key] >= 30:
+            self._last_line[task.key] = now
             losses = ", ".join(f"{name} {value:.4g}" for name, value in epoch.losses.items())
-            self._say(f"    epoch {epoch.number}/{epoch.of}: {losses}", markup=False)
+            which = f"{task.spec.label()}: " if self._workers > 1 else ""
+            self._say(f"    {which}epoch {epoch.number}/{epoch.of}: {losses}", markup=False)
 
     def finished(self, record: RunRecord) -> None:
         """A run has ended; its record is on disk."""
         self._count += 1
         self._progress.advance(self._runs)
-        self._progress.update(self._epochs, visible=False)
+        if (bar := self._bars.pop(record.key, None)) is not None:
+            self._progress.remove_task(bar)
         head = f"[{self._count}/{self._total}] {record.spec.label()}"
         if record.outcome == "ok" and record.timings:
             scores = record.metrics["all"]

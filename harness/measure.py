@@ -29,8 +29,20 @@ _PACKAGES = (
 )
 
 
+def find_devices(names: str) -> tuple[str, ...]:
+    """Returns the devices to compute on, as typed: ``cuda:0,cuda:1``, or ``all`` for every GPU there is.
+
+    Raises:
+        UserError: one of them is not on this machine.
+    """
+    if names.strip() == "all":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return tuple(f"cuda:{i}" for i in range(count)) or ("cpu",)
+    return tuple(find_device(name.strip()) for name in names.split(","))
+
+
 def find_device(name: str) -> str:
-    """Returns the device to compute on: ``auto`` is the first GPU, else the CPU.
+    """Returns one device to compute on: ``auto`` is the first GPU, else the CPU.
 
     Raises:
         UserError: there is no such device on this machine.

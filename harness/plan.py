@@ -29,6 +29,7 @@ class Options:
     """Where and how the runs of a suite are done.
 
     Attributes:
+        devices: where runs are executed, one at a time on each.
         overwrite: which runs that have a record are done again: none (``never``), those that failed
             or lack what is to be kept (``failed``), also those with other metrics' versions
             (``stale``), or all (``always``).
@@ -36,7 +37,7 @@ class Options:
         checkpoint_every: seconds between two checkpoints of a training at least.
     """
 
-    device: str
+    devices: tuple[str, ...]
     data_root: Path | None
     results: Path
     cache: Path
@@ -152,7 +153,7 @@ def _task(
         data_root=options.data_root,
         cache=options.cache,
         results=options.results,
-        device=options.device,
+        device=options.devices[0],
         weights=chosen.weights,
         assets={name: found.folder for name, found in chosen.assets.items()},
         keep=options.keep,
@@ -256,8 +257,14 @@ def _keep(record: RunRecord, options: Options) -> bool:
             return False
 
 
-def expected_time(plan: Plan, results: Path) -> str:
-    """Returns a sentence on the time and memory that earlier records of the same methods let expect."""
+def expected_time(plan: Plan, results: Path, workers: int) -> str:
+    """Returns a sentence on the time and memory that earlier records of the same methods let expect.
+
+    Args:
+        plan: what to do.
+        results: folder of the earlier records.
+        workers: how many runs are executed at a time.
+    """
     if not plan.todo:
         return "Nothing to do."
     if not results.is_dir():
@@ -276,5 +283,5 @@ def expected_time(plan: Plan, results: Path) -> str:
     memory = max(peak for runs in known for _, peak in runs)
     unknown = len(plan.todo) - len(known)
     rest = f"; {unknown} more runs of methods without records" if unknown else ""
-    minutes = f"about {total / 60:.0f} min for {len(known)} runs, {memory / 1e9:.1f} GB at most"
+    minutes = f"about {total / 60 / workers:.0f} min for {len(known)} runs, {memory / 1e9:.1f} GB at most"
     return f"By earlier records: {minutes}{rest}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -24,9 +25,22 @@ _SPARE = 200 * 1024**2
 
 
 def run_plan(
-    plan: Plan, results: Path, timeout: float | None, quiet: bool, console: Console
+    plan: Plan,
+    results: Path,
+    devices: Sequence[str],
+    timeout: float | None,
+    quiet: bool,
+    console: Console,
 ) -> list[RunRecord]:
     """Executes what a plan has to do and returns the new records, each already on disk.
+
+    Args:
+        plan: what to do.
+        results: the results folder.
+        devices: where runs are executed, one at a time on each.
+        timeout: seconds after which a run is ended.
+        quiet: whether to say nothing but failures.
+        console: where to write.
 
     Raises:
         UserError: the results folder or the images are not fit for the runs; none has been started.
@@ -34,8 +48,8 @@ def run_plan(
     prepare(results)
     decode(plan, console, quiet)
     records = []
-    with Display(console, len(plan.todo), quiet) as display:
-        for record in run_all(plan.todo, timeout, display.started, display.epoch):
+    with Display(console, len(plan.todo), quiet, len(devices)) as display:
+        for record in run_all(plan.todo, devices, timeout, display.started, display.epoch):
             path = write_record(results, record)
             # What had no memory or time enough may go on where it was, with more of it.
             if record.outcome in ("ok", "failed"):

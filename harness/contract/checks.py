@@ -148,7 +148,7 @@ def prepare(
     given = {parsed.short(): {**lengths, **(settings or {})}}
     suite = Suite(title="", methods=[name], datasets=[], backbone=backbone, set=given)
     options = Options(
-        device=find_device(device),
+        devices=(find_device(device),),
         data_root=None,
         results=Path(),
         cache=cache_dir(),
@@ -166,7 +166,7 @@ def prepare(
         weights=chosen.weights,
         image_size=steps * step,
         odd_size=(steps + 1 + steps % 2) * step,
-        device=options.device,
+        device=options.devices[0],
         assets={name: found.folder for name, found in chosen.assets.items()},
         timeout=timeout,
     )

@@ -127,7 +127,7 @@ def planned(place: Path, **change: Any) -> Plan:
         "evaluate": "native",
     }
     keep = frozenset({"maps"})
-    options = Options("cpu", place / "data", place / "results", place / "cache", keep=keep)
+    options = Options(("cpu",), place / "data", place / "results", place / "cache", keep=keep)
     return make_plan(Suite(**(fields | change)), options)
 
 

@@ -422,3 +422,19 @@ def test_ulsad_and_dfr_run_on_real_images(tmp_path: Path) -> None:
     assert counts == {("strict", 49, 5, 97), ("paper", 54, 26, 97)}
     subprocess.run(command(*words, "--overwrite", "always"), cwd=tmp_path, env=env, check=True, timeout=900)
     assert scores(tmp_path) == found
+
+
+def test_two_workers_make_the_records_of_one(place: Path, bench: Bench) -> None:
+    words = [*RUN[:-2], "--seeds", "0-2", "--no-report", "--device"]
+    words[2] = "mine.py:Mine[wait=0.2],mine.py:Mine[fault=die]"
+    assert bench(*words, "cpu", "--results", "whole").returncode == 1
+    done = bench(*words, "cpu,cpu")
+    assert done.returncode == 1
+    assert done.stdout.count("· cpu: started") == 12
+    results = place / "results"
+    paths = {path.relative_to(results) for path in results.rglob("*.json")}
+    assert paths == {path.relative_to(place / "whole") for path in (place / "whole").rglob("*.json")}
+    assert len(paths) == 12
+    for path in paths:
+        assert undisturbed(results / path) == undisturbed(place / "whole" / path)
+    assert bench(*words, "cpu,gpu").stderr.startswith("Error: There is no device 'gpu'")
