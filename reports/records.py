@@ -1,0 +1,216 @@
+"""The records of a results folder for reports, from a cache where they have not changed.
+
+Reading a hundred thousand files takes minutes on a slow disk and most of what they hold, the log of the epochs, is on
+no report. So the rest is kept in one file. It is only ever a copy: whatever is wrong with it, the records
+themselves are read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pydantic
+from pydantic import TypeAdapter, create_model
+
+from harness.files import cache_dir, remove_leftovers, write_atomically
+from harness.spec import Frozen, RunRecord
+from harness.store import Loaded, read_record, record_files
+
+# Fewer records than these are read in no time, and leave no file behind.
+FEW = 1000
+# Raised when records are read otherwise than before although their schema is the same.
+_FORMAT = 1
+# A file changed twice within one tick of the file system's clock keeps size and time: such a fresh file is
+# read again next time instead of being remembered.
+_SETTLED_NS = 2_000_000_000
+# Fields that many records have in common are kept once, and are one object in memory.
+_SHARED = (
+    "identity",
+    "fingerprint",
+    "categories",
+    "split_categories",
+    "counts",
+    "environment",
+    "citation",
+    "remarks",
+    "suite",
+)
+_FIELDS = frozenset(RunRecord.model_fields)
+_OWN = _FIELDS - {*_SHARED, "epochs"}
+_Own: Any = create_model(  # type: ignore[call-overload]
+    "_Own", __base__=Frozen, **{n: (f.annotation, f) for n, f in RunRecord.model_fields.items() if n in _OWN}
+)
+_ADAPTERS: Mapping[str, TypeAdapter[Any]] = {
+    name: TypeAdapter(RunRecord.model_fields[name].annotation) for name in _SHARED
+}
+
+
+class _Stamp(NamedTuple):
+    """What tells that a file is still the same; times in nanoseconds. A changed one has a new ``changed``."""
+
+    size: int
+    modified: int
+    changed: int
+    number: int
+
+
+_Known = dict[str, tuple[_Stamp, RunRecord]]
+_Lists: Any = create_model(  # type: ignore[call-overload]
+    "_Lists", **{name: (list[RunRecord.model_fields[name].annotation], ...) for name in _SHARED}
+)
+# The shared values; then for each file its name, stamp, the places of its shared values, and its own ones.
+_CONTENT: TypeAdapter[Any] = TypeAdapter(tuple[_Lists, list[tuple[str, _Stamp, tuple[int, ...], _Own]]])
+
+
+def load(results: Path) -> Loaded:
+    """Reads every record below a folder, without its epochs; damaged files are named, never raised.
+
+    Equal identities, fingerprints, environments and the like are one object.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    paths = record_files(results)
+    if len(paths) < FEW:
+        return _load(results, paths, None)
+    # The user's cache folder, not the results folder: that may be read-only or somebody else's, and a cache
+    # that came with records from elsewhere could say other numbers than they do.
+    place = cache_dir() / f"records-{hashlib.sha256(str(results.resolve()).encode()).hexdigest()[:16]}.json"
+    with _without_collector():
+        return _load(results, paths, place)
+
+
+def _load(results: Path, paths: Sequence[Path], place: Path | None) -> Loaded:
+    pool = _Pool()
+    known = _read(place, pool) if place else {}
+    kept: _Known = {}
+    records, damaged = [], []
+    settled = time.time_ns() - _SETTLED_NS
+    for path in paths:
+        name = str(path.relative_to(results))
+        stamp = _stamp(path)
+        found = known.get(name)
+        if found is None or found[0] != stamp:
+            record = read_record(path)
+            if isinstance(record, str):
+                damaged.append((path, record))
+                continue
+            found = stamp, pool.share(record)
+        records.append(found[1])
+        if max(stamp.modified, stamp.changed) < settled:
+            kept[name] = found
+    if place and _stamps(kept) != _stamps(known):
+        _write(place, kept)
+    return Loaded(tuple(records), tuple(damaged))
+
+
+def _stamp(path: Path) -> _Stamp:
+    """What tells a file's state; of one that is not there, a state that no file has."""
+    try:
+        found = path.stat()
+    except OSError:
+        return _Stamp(-1, -1, -1, -1)
+    return _Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
+
+def _stamps(known: _Known) -> dict[str, _Stamp]:
+    return {name: stamp for name, (stamp, _) in known.items()}
+
+
+class _Pool:
+    """The shared values of records, each there once: by field and JSON."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, dict[bytes, Any]] = {name: {} for name in _SHARED}
+
+    def add(self, name: str, value: Any) -> Any:
+        """Returns the value that stands for all its equals."""
+        return self.values[name].setdefault(_ADAPTERS[name].dump_json(value), value)
+
+    def share(self, record: RunRecord) -> RunRecord:
+        """Returns a record without epochs whose shared fields are those of the pool."""
+        shared = {name: self.add(name, getattr(record, name)) for name in _SHARED}
+        return _record({name: getattr(record, name) for name in _OWN} | shared)
+
+
+def _record(fields: dict[str, Any]) -> RunRecord:
+    """Makes a record of validated fields."""
+    return RunRecord.model_construct(set(_FIELDS), epochs=[], **fields)
+
+
+def _read(place: Path, pool: _Pool) -> _Known:
+    """What the cache holds; nothing where it is not there, damaged, or made for other records."""
+    try:
+        head, _, body = place.read_bytes().partition(b"\n")
+        return _parsed(body, pool) if head == _head(body) else {}
+    except (OSError, ValueError, IndexError):
+        return {}
+
+
+def _parsed(body: bytes, pool: _Pool) -> _Known:
+    lists, entries = _CONTENT.validate_json(body)
+    values = [[pool.add(name, value) for value in getattr(lists, name)] for name in _SHARED]
+    known: _Known = {}
+    for name, stamp, places, own in entries:
+        shared = {field: values[i][at] for i, (field, at) in enumerate(zip(_SHARED, places, strict=True))}
+        known[name] = stamp, _record(own.__dict__ | shared)
+    return known
+
+
+def _write(place: Path, known: _Known) -> None:
+    """Writes the cache, or not: one that cannot be written only makes the next report slower."""
+    # JSON must give back every record as it is, which it does not for numbers that are no finite ones.
+    with contextlib.suppress(OSError, ValueError):
+        body = _body(known)
+        read = _parsed(body, _Pool())
+        if odd := {name for name, (_, record) in known.items() if read[name][1] != record}:
+            body = _body({name: found for name, found in known.items() if name not in odd})
+        remove_leftovers(place.parent)
+        write_atomically(place, _head(body) + b"\n" + body)
+
+
+def _body(known: _Known) -> bytes:
+    lists: dict[str, list[Any]] = {name: [] for name in _SHARED}
+    places: dict[str, dict[int, int]] = {name: {} for name in _SHARED}
+    lines = []
+    for name, (stamp, record) in known.items():
+        at = []
+        for field in _SHARED:
+            value = getattr(record, field)
+            place = places[field].setdefault(id(value), len(lists[field]))
+            if place == len(lists[field]):
+                lists[field].append(value)
+            at.append(place)
+        own = record.model_dump_json(include=_OWN)
+        lines.append(f"[{json.dumps(name)},{json.dumps(stamp)},{at},{own}]")
+    shared = b",".join(
+        b'"%s":[%s]' % (name.encode(), b",".join(map(_ADAPTERS[name].dump_json, values)))
+        for name, values in lists.items()
+    )
+    return b"[{%s},[\n%s\n]]\n" % (shared, ",\n".join(lines).encode())
+
+
+def _head(body: bytes) -> bytes:
+    """The first line of a cache: made for which records, by what, and a sum over all that follows."""
+    schema = json.dumps([RunRecord.model_json_schema(), pydantic.VERSION], sort_keys=True).encode()
+    sums = (hashlib.sha256(part).hexdigest() for part in (schema, body))
+    return " ".join(["ulsad-bench records", str(_FORMAT), *sums]).encode()
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Pauses the collector of cyclic garbage, which otherwise searches a growing heap again and again."""
+    paused = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if paused:
+            gc.enable()
