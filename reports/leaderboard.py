@@ -178,8 +178,8 @@ class Ranking:
         """The methods that have every run, and their scores [methods, categories, seeds], in percent."""
         categories = [self._places[1][c] for c in self.split_categories(split)]
         found = self.grid.values[..., self.grid.column(split, metric)][:, categories]
-        complete = ~np.isnan(found).any(axis=(1, 2)) if categories else np.zeros(len(found), dtype=bool)
-        return tuple(m for m, whole in zip(self.methods, complete, strict=True) if whole), found[complete]
+        whole = [bool(categories) and not np.isnan(scores).any() for scores in found]
+        return tuple(m for m, there in zip(self.methods, whole, strict=True) if there), found[whole]
 
     def gaps(self, method: str) -> npt.NDArray[np.float64] | None:
         """Selected minus last image AUROC [1, categories, seeds], percent; ``None`` if a run lacks one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import unicodedata
 from collections.abc import Collection
 
@@ -36,11 +38,19 @@ def to_csv(table: pd.DataFrame, numbers: Collection[str] = ()) -> bytes:
         table: what to write.
         numbers: columns that hold numbers as text, written as they are.
     """
-    harmless = table.copy()
-    for name in harmless.columns:
-        if name not in numbers and not pd.api.types.is_numeric_dtype(harmless[name]):
-            harmless[name] = [cell(v) if isinstance(v, str) else v for v in harmless[name]]
-    return harmless.to_csv(index=False, lineterminator="\n").encode()
+    columns = []
+    for name in table.columns:
+        values = table[name].tolist()
+        if name not in numbers:
+            # Names repeat: each is looked through once.
+            harmless = {value: cell(value) for value in {v for v in values if isinstance(v, str)}}
+            values = [harmless[v] if isinstance(v, str) else v for v in values]
+        columns.append(["" if v is None or v != v else v for v in values])
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(table.columns)
+    writer.writerows(zip(*columns, strict=True))
+    return out.getvalue().encode()
 
 
 def _unseen(character: str) -> bool:

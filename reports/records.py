@@ -1,18 +1,18 @@
 """The records of a results folder for reports, from a cache where they have not changed.
 
-Reading a hundred thousand files takes minutes on a slow disk and most of what they hold, the log of the epochs, is on
-no report. So the rest is kept in one file. It is only ever a copy: whatever is wrong with it, the records
+Reading a hundred thousand files takes long, and most of what they hold, the log of the epochs, is on no
+report. So the rest is kept in one file. It is only ever a copy: whatever is wrong with it, the records
 themselves are read.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import json
+import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +20,8 @@ import pydantic
 from pydantic import TypeAdapter, create_model
 
 from harness.files import cache_dir, remove_leftovers, write_atomically
-from harness.spec import Frozen, RunRecord
-from harness.store import Loaded, read_record, record_files
+from harness.spec import RunRecord
+from harness.store import Loaded, read_record, record_names
 
 # Fewer records than these are read in no time, and leave no file behind.
 FEW = 1000
@@ -42,14 +42,11 @@ _SHARED = (
     "remarks",
     "suite",
 )
-_FIELDS = frozenset(RunRecord.model_fields)
-_OWN = _FIELDS - {*_SHARED, "epochs"}
-_Own: Any = create_model(  # type: ignore[call-overload]
-    "_Own", __base__=Frozen, **{n: (f.annotation, f) for n, f in RunRecord.model_fields.items() if n in _OWN}
-)
-_ADAPTERS: Mapping[str, TypeAdapter[Any]] = {
-    name: TypeAdapter(RunRecord.model_fields[name].annotation) for name in _SHARED
-}
+_OWN = RunRecord.model_fields.keys() - {*_SHARED, "epochs"}
+_TYPES: Mapping[str, Any] = {name: RunRecord.model_fields[name].annotation for name in _SHARED}
+_ADAPTERS: Mapping[str, TypeAdapter[Any]] = {name: TypeAdapter(kind) for name, kind in _TYPES.items()}
+# A record whose shared fields come later.
+_Own: Any = create_model("_Own", __base__=RunRecord, **dict.fromkeys(_SHARED, (Any, None)))  # type: ignore[call-overload]
 
 
 class _Stamp(NamedTuple):
@@ -62,9 +59,7 @@ class _Stamp(NamedTuple):
 
 
 _Known = dict[str, tuple[_Stamp, RunRecord]]
-_Lists: Any = create_model(  # type: ignore[call-overload]
-    "_Lists", **{name: (list[RunRecord.model_fields[name].annotation], ...) for name in _SHARED}
-)
+_Lists: Any = create_model("_Lists", **{name: (list[kind], ...) for name, kind in _TYPES.items()})  # type: ignore[call-overload, valid-type]
 # The shared values; then for each file its name, stamp, the places of its shared values, and its own ones.
 _CONTENT: TypeAdapter[Any] = TypeAdapter(tuple[_Lists, list[tuple[str, _Stamp, tuple[int, ...], _Own]]])
 
@@ -77,30 +72,28 @@ def load(results: Path) -> Loaded:
     Raises:
         UserError: there is no such folder.
     """
-    paths = record_files(results)
-    if len(paths) < FEW:
-        return _load(results, paths, None)
+    names = record_names(results)
+    if len(names) < FEW:
+        return _load(results, names, None)
     # The user's cache folder, not the results folder: that may be read-only or somebody else's, and a cache
     # that came with records from elsewhere could say other numbers than they do.
     place = cache_dir() / f"records-{hashlib.sha256(str(results.resolve()).encode()).hexdigest()[:16]}.json"
-    with _without_collector():
-        return _load(results, paths, place)
+    return _load(results, names, place)
 
 
-def _load(results: Path, paths: Sequence[Path], place: Path | None) -> Loaded:
+def _load(results: Path, names: Sequence[str], place: Path | None) -> Loaded:
     pool = _Pool()
     known = _read(place, pool) if place else {}
     kept: _Known = {}
     records, damaged = [], []
     settled = time.time_ns() - _SETTLED_NS
-    for path in paths:
-        name = str(path.relative_to(results))
-        stamp = _stamp(path)
+    for name in names:
+        stamp = _stamp(f"{results}/{name}")
         found = known.get(name)
         if found is None or found[0] != stamp:
-            record = read_record(path)
+            record = read_record(results / name)
             if isinstance(record, str):
-                damaged.append((path, record))
+                damaged.append((results / name, record))
                 continue
             found = stamp, pool.share(record)
         records.append(found[1])
@@ -111,10 +104,10 @@ def _load(results: Path, paths: Sequence[Path], place: Path | None) -> Loaded:
     return Loaded(tuple(records), tuple(damaged))
 
 
-def _stamp(path: Path) -> _Stamp:
+def _stamp(path: str) -> _Stamp:
     """What tells a file's state; of one that is not there, a state that no file has."""
     try:
-        found = path.stat()
+        found = os.stat(path)  # noqa: PTH116 - many times faster than a Path
     except OSError:
         return _Stamp(-1, -1, -1, -1)
     return _Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
@@ -135,14 +128,11 @@ class _Pool:
         return self.values[name].setdefault(_ADAPTERS[name].dump_json(value), value)
 
     def share(self, record: RunRecord) -> RunRecord:
-        """Returns a record without epochs whose shared fields are those of the pool."""
+        """Returns a record just read, without its epochs, its shared fields being those of the pool."""
         shared = {name: self.add(name, getattr(record, name)) for name in _SHARED}
-        return _record({name: getattr(record, name) for name in _OWN} | shared)
-
-
-def _record(fields: dict[str, Any]) -> RunRecord:
-    """Makes a record of validated fields."""
-    return RunRecord.model_construct(set(_FIELDS), epochs=[], **fields)
+        # Copies of a hundred thousand records take seconds, and nobody else knows this one yet.
+        record.__dict__.update(shared, epochs=[])
+        return record
 
 
 def _read(place: Path, pool: _Pool) -> _Known:
@@ -159,8 +149,8 @@ def _parsed(body: bytes, pool: _Pool) -> _Known:
     values = [[pool.add(name, value) for value in getattr(lists, name)] for name in _SHARED]
     known: _Known = {}
     for name, stamp, places, own in entries:
-        shared = {field: values[i][at] for i, (field, at) in enumerate(zip(_SHARED, places, strict=True))}
-        known[name] = stamp, _record(own.__dict__ | shared)
+        own.__dict__.update((field, of[at]) for field, of, at in zip(_SHARED, values, places, strict=True))
+        known[name] = stamp, own
     return known
 
 
@@ -170,7 +160,7 @@ def _write(place: Path, known: _Known) -> None:
     with contextlib.suppress(OSError, ValueError):
         body = _body(known)
         read = _parsed(body, _Pool())
-        if odd := {name for name, (_, record) in known.items() if read[name][1] != record}:
+        if odd := {name for name, (_, record) in known.items() if vars(read[name][1]) != vars(record)}:
             body = _body({name: found for name, found in known.items() if name not in odd})
         remove_leftovers(place.parent)
         write_atomically(place, _head(body) + b"\n" + body)
@@ -179,7 +169,7 @@ def _write(place: Path, known: _Known) -> None:
 def _body(known: _Known) -> bytes:
     lists: dict[str, list[Any]] = {name: [] for name in _SHARED}
     places: dict[str, dict[int, int]] = {name: {} for name in _SHARED}
-    lines = []
+    lines, own_fields = [], set(_OWN)
     for name, (stamp, record) in known.items():
         at = []
         for field in _SHARED:
@@ -188,7 +178,7 @@ def _body(known: _Known) -> bytes:
             if place == len(lists[field]):
                 lists[field].append(value)
             at.append(place)
-        own = record.model_dump_json(include=_OWN)
+        own = record.model_dump_json(include=own_fields)
         lines.append(f"[{json.dumps(name)},{json.dumps(stamp)},{at},{own}]")
     shared = b",".join(
         b'"%s":[%s]' % (name.encode(), b",".join(map(_ADAPTERS[name].dump_json, values)))
@@ -202,15 +192,3 @@ def _head(body: bytes) -> bytes:
     schema = json.dumps([RunRecord.model_json_schema(), pydantic.VERSION], sort_keys=True).encode()
     sums = (hashlib.sha256(part).hexdigest() for part in (schema, body))
     return " ".join(["ulsad-bench records", str(_FORMAT), *sums]).encode()
-
-
-@contextlib.contextmanager
-def _without_collector() -> Iterator[None]:
-    """Pauses the collector of cyclic garbage, which otherwise searches a growing heap again and again."""
-    paused = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if paused:
-            gc.enable()
