@@ -112,12 +112,8 @@ def record_names(results: Path) -> list[str]:
     # Exactly this depth: a report or a copied folder inside the results is not taken for records.
     folders = [""]
     for _ in range(3):
-        folders = [
-            f"{folder}{entry.name}/"
-            for folder in folders
-            for entry in _inside(results, folder)
-            if entry.is_dir()
-        ]
+        found = ((folder, entry) for folder in folders for entry in _inside(results, folder))
+        folders = [f"{folder}{entry.name}/" for folder, entry in found if entry.is_dir()]
     return [
         f"{folder}{entry.name}"
         for folder in folders

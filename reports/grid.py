@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import groupby
 from math import fsum
 
 import numpy as np
@@ -43,12 +43,6 @@ class Summary:
     high: Array
     counts: Counts
 
-    def at(self, place: int) -> Summary:
-        """The part at a place of the second axis."""
-        shown = (self.per_seed, self.mean, self.std, self.low, self.high)
-        per_seed, mean, std, low, high = (array[:, place] for array in shown)
-        return Summary(per_seed, mean, std, low, high, self.counts[:, :, place])
-
 
 @dataclass(frozen=True)
 class Grid:
@@ -68,10 +62,9 @@ class Grid:
         """The place of a column."""
         return self.columns.get((split, metric), self.values.shape[-1] - 1)
 
-    @cached_property
-    def cells(self) -> Summary:
-        """What the seeds of each category say, [M, C, K]."""
-        return _summary(np.moveaxis(self.values, 2, -1), _counts(self.states, (2,)))
+    def cell(self, category: int) -> Summary:
+        """What the seeds of a category say, [M, K]."""
+        return _summary(self.values[:, category].swapaxes(1, 2), _counts(self.states[:, category], (1,)))
 
     def means(self, categories: Sequence[int]) -> Summary:
         """What the seeds say on the mean over some categories, [M, K], where all their runs are there."""
@@ -97,22 +90,19 @@ def fill(
     Args:
         records: each record with its place among methods, categories and seeds.
         shape: how many methods, categories and seeds there are.
-        columns: split and metric of each column.
+        columns: split and metric of each column, those of a split together.
     """
     width = len(columns) + 1
-    splits: dict[str, list[tuple[int, str]]] = {}
-    for k, (split, metric) in enumerate(columns):
-        splits.setdefault(split, []).append((k, metric))
+    splits = [(split, [metric for _, metric in pairs]) for split, pairs in groupby(columns, lambda c: c[0])]
     places, rows, codes = [], [], []
     for place, record in records:
-        row: list[float | None] = [None] * width
-        if record.outcome == "ok":
-            for split, wanted in splits.items():
-                if scores := record.metrics.get(split):
-                    for k, metric in wanted:
-                        row[k] = scores.get(metric)
+        row: list[float | None] = []
+        for split, metrics in splits:
+            # Of a run without numbers nothing counts, whatever it has.
+            scores = record.metrics.get(split, {}) if record.outcome == "ok" else {}
+            row += map(scores.get, metrics)
         places.append(place)
-        rows.append(row)
+        rows.append([*row, None])
         codes.append(_UNDEFINED if record.outcome == "ok" else STATES.index(record.outcome.replace("_", " ")))
     values = np.full((*shape, width), np.nan)
     states = np.full((*shape, width), _NOT_RUN, dtype=np.uint8)
@@ -148,11 +138,15 @@ def _summary(per_seed: Array, counts: Counts) -> Summary:
 
 def _mean(values: Array) -> Array:
     """Means over the last axis of what is there, rounded once: their order never depends on that of sums."""
-    found = []
-    for row in values.reshape(-1, values.shape[-1]).tolist():
-        there = [value for value in row if value == value]
-        found.append(fsum(there) / len(there) if there else np.nan)
-    return np.array(found, dtype=np.float64).reshape(values.shape[:-1])
+    rows = values.reshape(-1, values.shape[-1])
+    found = np.full(len(rows), np.nan)
+    count = (~np.isnan(rows)).sum(axis=1)
+    whole, some = count == values.shape[-1], np.flatnonzero((count > 0) & (count < values.shape[-1]))
+    if values.shape[-1]:
+        found[whole] = np.array([*map(fsum, rows[whole].tolist())]) / values.shape[-1]
+    for place in some.tolist():
+        found[place] = fsum(value for value in rows[place].tolist() if value == value) / int(count[place])
+    return found.reshape(values.shape[:-1])
 
 
 def _counts(states: npt.NDArray[np.uint8], axes: tuple[int, ...]) -> Counts:

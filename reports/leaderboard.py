@@ -109,10 +109,13 @@ class Ranking:
 
     @cached_property
     def _metrics(self) -> dict[str, set[str]]:
+        # Most records have the same ones.
+        there = {
+            (split, *scores) for record in self.records.values() for split, scores in record.metrics.items()
+        }
         found: dict[str, set[str]] = defaultdict(set)
-        for record in self.records.values():
-            for split, scores in record.metrics.items():
-                found[split].update(scores)
+        for split, *names in there:
+            found[split].update(names)
         return dict(found)
 
     @cached_property
@@ -149,9 +152,12 @@ class Ranking:
 
     def summary(self, category: str, split: str) -> Summary:
         """What the seeds say for each method and column of :attr:`grid`, [M, K]; see :meth:`cell`."""
-        if category == MEAN:
-            return self._means[self.split_categories(split)]
-        return self.grid.cells.at(self._places[1][category])
+        return self._means[self.split_categories(split)] if category == MEAN else self._cells[category]
+
+    @cached_property
+    def _cells(self) -> dict[str, Summary]:
+        """What the seeds say on each category."""
+        return {category: self.grid.cell(c) for category, c in self._places[1].items()}
 
     def cell(self, method: str, category: str, split: str, metric: str) -> Cell:
         """The cell of a category, or of ``mean``: the mean over categories."""
@@ -298,14 +304,18 @@ def selection_gaps(board: Leaderboard) -> list[tuple[str, str, float, float]]:
 
 def _apart(records: list[RunRecord]) -> dict[str, list[RunRecord]]:
     """Splits records where one backbone has two sets of weights."""
+    distinct = {id(record.fingerprint): record.fingerprint for record in records}
     weights: dict[str, set[str]] = defaultdict(set)
-    for record in records:
-        for backbone, sha in record.fingerprint.weights.items():
+    for found in distinct.values():
+        for backbone, sha in found.weights.items():
             weights[backbone].add(sha)
+    suffixes = {}
+    for key, found in distinct.items():
+        odd = [f"{b}={s}" for b, s in sorted(found.weights.items()) if len(weights[b]) > 1]
+        suffixes[key] = hashlib.sha256("|".join(odd).encode()).hexdigest()[:4]
     parts: dict[str, list[RunRecord]] = defaultdict(list)
     for record in records:
-        odd = [f"{b}={s}" for b, s in sorted(record.fingerprint.weights.items()) if len(weights[b]) > 1]
-        parts[hashlib.sha256("|".join(odd).encode()).hexdigest()[:4]].append(record)
+        parts[suffixes[id(record.fingerprint)]].append(record)
     return parts
 
 

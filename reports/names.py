@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import unicodedata
 from collections.abc import Collection
+from typing import Any
 
 import pandas as pd
 
@@ -38,19 +37,31 @@ def to_csv(table: pd.DataFrame, numbers: Collection[str] = ()) -> bytes:
         table: what to write.
         numbers: columns that hold numbers as text, written as they are.
     """
-    columns = []
-    for name in table.columns:
-        values = table[name].tolist()
-        if name not in numbers:
-            # Names repeat: each is looked through once.
-            harmless = {value: cell(value) for value in {v for v in values if isinstance(v, str)}}
-            values = [harmless[v] if isinstance(v, str) else v for v in values]
-        columns.append(["" if v is None or v != v else v for v in values])
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(table.columns)
-    writer.writerows(zip(*columns, strict=True))
-    return out.getvalue().encode()
+    columns = [_fields(table[name], name in numbers) for name in table.columns]
+    # Python's writer takes three times as long, and there may be half a million rows.
+    lines = [",".join(map(_quoted, table.columns)), *map(",".join, zip(*columns, strict=True))]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _fields(column: pd.Series[Any], numbers: bool) -> list[str]:
+    """The fields of a column; empty where there is nothing."""
+    values = column.tolist()
+    if numbers:
+        return [_plain(value) for value in values]
+    if pd.api.types.is_numeric_dtype(column):
+        return ["" if value != value else repr(value) for value in values]
+    # Names repeat: each is looked through once.
+    told = {v: _quoted(cell(v)) if isinstance(v, str) else _plain(v) for v in set(values)}
+    return [told[value] for value in values]
+
+
+def _plain(value: object) -> str:
+    return "" if value is None or value != value else str(value)
+
+
+def _quoted(text: str) -> str:
+    """A field of a CSV."""
+    return '"{}"'.format(text.replace('"', '""')) if set(text) & {",", '"', "\n", "\r"} else text
 
 
 def _unseen(character: str) -> bool:
