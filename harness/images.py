@@ -293,7 +293,7 @@ class CacheEntry(NamedTuple):
 def cache_entries(cache: Path) -> list[CacheEntry]:
     """Returns what this module, the demo and reports keep in the cache, and how large each is."""
     own = [*(cache / _ARRAYS).glob("*"), *cache.glob(f"{_HASHES}*")]
-    paths = [*own, *cache.glob("demo-*"), *cache.glob("records-*.json")]
+    paths = [*own, *cache.glob("demo-*"), *cache.glob("records-*.cache")]
     return [CacheEntry(path, _bytes(path)) for path in sorted(paths)]
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pandas as pd
+from pydantic_core import to_json
 
 # Joiners and tags belong to emoji and to scripts; the other format characters only deceive.
 _KEPT = {"\t", "\n", "\r", "\u200c", "\u200d", *map(chr, range(0xE0020, 0xE0080))}
@@ -49,10 +50,17 @@ def _fields(column: pd.Series[Any], numbers: bool) -> list[str]:
     if numbers:
         return [_plain(value) for value in values]
     if pd.api.types.is_numeric_dtype(column):
-        return ["" if value != value else repr(value) for value in values]
+        return number_fields(values)
     # Names repeat: each is looked through once.
     told = {v: _quoted(cell(v)) if isinstance(v, str) else _plain(v) for v in set(values)}
     return [told[value] for value in values]
+
+
+def number_fields(values: Sequence[float | None]) -> list[str]:
+    """Numbers as the shortest text that gives them back, empty where there is none."""
+    # Many times faster than repr, which takes seconds for a few million numbers.
+    text = to_json(values, inf_nan_mode="null").decode()[1:-1]
+    return text.replace("null", "").split(",") if values else []
 
 
 def _plain(value: object) -> str:

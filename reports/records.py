@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pydantic
 from pydantic import TypeAdapter, create_model
 
@@ -42,10 +43,12 @@ _SHARED = (
     "remarks",
     "suite",
 )
-_OWN = RunRecord.model_fields.keys() - {*_SHARED, "epochs"}
+# Numbers that a million of lie apart from the JSON, whose reader takes most of the time.
+_NUMBERS = ("metrics", "metrics_last")
+_OWN = RunRecord.model_fields.keys() - {*_SHARED, *_NUMBERS, "epochs"}
 _TYPES: Mapping[str, Any] = {name: RunRecord.model_fields[name].annotation for name in _SHARED}
 _ADAPTERS: Mapping[str, TypeAdapter[Any]] = {name: TypeAdapter(kind) for name, kind in _TYPES.items()}
-# A record whose shared fields come later.
+# A record whose shared fields and metrics come later.
 _Own: Any = create_model("_Own", __base__=RunRecord, **dict.fromkeys(_SHARED, (Any, None)))  # type: ignore[call-overload]
 
 
@@ -59,8 +62,11 @@ class _Stamp(NamedTuple):
 
 
 _Known = dict[str, tuple[_Stamp, RunRecord]]
-_Lists: Any = create_model("_Lists", **{name: (list[kind], ...) for name, kind in _TYPES.items()})  # type: ignore[call-overload, valid-type]
-# The shared values; then for each file its name, stamp, the places of its shared values, and its own ones.
+_Shape = list[list[tuple[str, list[str]]] | None]
+_LISTS: Any = {"shapes": list[_Shape]} | {name: list[kind] for name, kind in _TYPES.items()}  # type: ignore[valid-type]
+_Lists: Any = create_model("_Lists", **{name: (kind, ...) for name, kind in _LISTS.items()})  # type: ignore[call-overload]
+# The shared values; then for each file its name, stamp, the places of its shared values and of the names of
+# its metrics, and its own values. Behind this JSON follow the values of all metrics.
 _CONTENT: TypeAdapter[Any] = TypeAdapter(tuple[_Lists, list[tuple[str, _Stamp, tuple[int, ...], _Own]]])
 
 
@@ -77,7 +83,7 @@ def load(results: Path) -> Loaded:
         return _load(results, names, None)
     # The user's cache folder, not the results folder: that may be read-only or somebody else's, and a cache
     # that came with records from elsewhere could say other numbers than they do.
-    place = cache_dir() / f"records-{hashlib.sha256(str(results.resolve()).encode()).hexdigest()[:16]}.json"
+    place = cache_dir() / f"records-{hashlib.sha256(str(results.resolve()).encode()).hexdigest()[:16]}.cache"
     return _load(results, names, place)
 
 
@@ -145,18 +151,28 @@ def _read(place: Path, pool: _Pool) -> _Known:
 
 
 def _parsed(body: bytes, pool: _Pool) -> _Known:
-    lists, entries = _CONTENT.validate_json(body)
+    text, _, tail = body.partition(b"\n")
+    lists, entries = _CONTENT.validate_json(text)
     values = [[pool.add(name, value) for value in getattr(lists, name)] for name in _SHARED]
+    array = np.frombuffer(tail, dtype="<f8")
+    numbers = array.tolist()
+    for place in np.flatnonzero(np.isnan(array)).tolist():
+        numbers[place] = None
+    left = iter(numbers)
     known: _Known = {}
-    for name, stamp, places, own in entries:
+    for name, stamp, (*places, shape), own in entries:
         own.__dict__.update((field, of[at]) for field, of, at in zip(_SHARED, values, places, strict=True))
+        for field, splits in zip(_NUMBERS, lists.shapes[shape], strict=True):
+            own.__dict__[field] = (
+                None if splits is None else {split: dict(zip(metrics, left)) for split, metrics in splits}  # noqa: B905
+            )
         known[name] = stamp, own
     return known
 
 
 def _write(place: Path, known: _Known) -> None:
     """Writes the cache, or not: one that cannot be written only makes the next report slower."""
-    # JSON must give back every record as it is, which it does not for numbers that are no finite ones.
+    # What is read again must be every record as it is, which it is not where one has no finite numbers.
     with contextlib.suppress(OSError, ValueError):
         body = _body(known)
         read = _parsed(body, _Pool())
@@ -167,24 +183,34 @@ def _write(place: Path, known: _Known) -> None:
 
 
 def _body(known: _Known) -> bytes:
-    lists: dict[str, list[Any]] = {name: [] for name in _SHARED}
-    places: dict[str, dict[int, int]] = {name: {} for name in _SHARED}
+    lists: dict[str, list[Any]] = {name: [] for name in (*_SHARED, "shapes")}
+    places: dict[str, dict[Any, int]] = {name: {} for name in lists}
+    numbers: list[float | None] = []
     lines, own_fields = [], set(_OWN)
     for name, (stamp, record) in known.items():
-        at = []
-        for field in _SHARED:
-            value = getattr(record, field)
-            place = places[field].setdefault(id(value), len(lists[field]))
-            if place == len(lists[field]):
-                lists[field].append(value)
-            at.append(place)
+        at = [_place(places[f], lists[f], id(value := getattr(record, f)), value) for f in _SHARED]
+        shape: list[Any] = []
+        for splits in (record.metrics, record.metrics_last):
+            shape.append(None if splits is None else [(split, [*scores]) for split, scores in splits.items()])
+            numbers += [value for scores in (splits or {}).values() for value in scores.values()]
+        at.append(_place(places["shapes"], lists["shapes"], repr(shape), shape))
         own = record.model_dump_json(include=own_fields)
         lines.append(f"[{json.dumps(name)},{json.dumps(stamp)},{at},{own}]")
+    shapes = json.dumps(lists.pop("shapes")).encode()
     shared = b",".join(
         b'"%s":[%s]' % (name.encode(), b",".join(map(_ADAPTERS[name].dump_json, values)))
         for name, values in lists.items()
     )
-    return b"[{%s},[\n%s\n]]\n" % (shared, ",\n".join(lines).encode())
+    text = b'[{"shapes":%s,%s},[%s]]' % (shapes, shared, ",".join(lines).encode())
+    return text + b"\n" + np.array(numbers, dtype="<f8").tobytes()
+
+
+def _place(places: dict[Any, int], values: list[Any], key: Any, value: Any) -> int:
+    """The place of a value in a list, to which it is added where it is new."""
+    place = places.setdefault(key, len(values))
+    if place == len(values):
+        values.append(value)
+    return place
 
 
 def _head(body: bytes) -> bytes:

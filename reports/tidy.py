@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
@@ -45,7 +46,9 @@ def tidy(rankings: Iterable[Ranking]) -> pd.DataFrame:
 
 def to_csv(table: pd.DataFrame) -> bytes:
     """The table as CSV; the values of seeds stand in one field, ``93.1;92.8``, empty where there is none."""
-    lists = [";".join(["" if v is None else repr(v) for v in row]) for row in table["values"]]
+    rows = table["values"].tolist()
+    fields = iter(names.number_fields([value for row in rows for value in row]))
+    lists = [";".join(islice(fields, len(row))) for row in rows]
     return names.to_csv(table.assign(values=lists), numbers=("values",))
 
 

@@ -6,6 +6,7 @@ import contextlib
 import gc
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.markup import escape
 from rich.table import Table
@@ -23,9 +24,17 @@ from reports.leaderboard import MEAN, METRICS, Leaderboard, Ranking, build
 from reports.names import to_csv, visible
 from reports.paper_tables import chosen
 from reports.paper_tables import files as files_of
-from reports.published import published
+from reports.published import Published, published
 from reports.records import load
 from reports.tidy import to_csv as tidy_csv
+
+
+class _Style(NamedTuple):
+    """How LaTeX tables are set, and whether they cite."""
+
+    name: str
+    cite: bool
+
 
 _MARK = "% Written by `bench report`; it is replaced by the next report.\n"
 
@@ -62,44 +71,55 @@ def write(
         found = audit(numbers)
         return [found.table(), found.summary()]
     names = chosen(wanted, numbers) if wanted else []
-    # Published numbers can be shown without any run.
+    style = _Style(latex_style, latex_cite)
     with _without_collector():
-        loaded = load(results) if results.is_dir() or not names else None
-        records, broken = (loaded.records, loaded.damaged) if loaded else ((), ())
-        board = build(records, broken)
-        try:
-            for name, content in files_of(names, numbers, board, latex_style).items():
-                write_atomically(output / "paper" / name, content.encode())
-        except OSError as error:
-            raise UserError(f"No tables can be written to {output} ({error.strerror or error}).") from error
-        if names and not records:
-            return [*board.notes, f"{len(names)} tables of published numbers: {output / 'paper'}"]
-        if not records:
-            damaged = f" ({len(broken)} damaged files)" if broken else ""
-            raise UserError(
-                f"There are no records in {results}{damaged}: run `bench run` first, or give --results."
-            )
-        pairs = compare(board, numbers)
-        try:
-            if kinds & {"csv", "json", "parquet"}:
-                _write_tidy(output, board, pairs, kinds)
-            if "html" in kinds:
-                audited = audit(numbers) if pairs else None
-                write_atomically(output / FORMATS["html"], page(board, pairs, audited).encode())
-            if "latex" in kinds:
-                _write_tables(output / FORMATS["latex"], tables(board, latex_style, latex_cite))
-            if "markdown" in kinds:
-                write_atomically(output / FORMATS["markdown"], to_markdown(board).encode())
-        except OSError as error:
-            raise UserError(
-                f"The report cannot be written to {output} ({error.strerror or error})."
-            ) from error
-        first = next(FORMATS[kind] for kind in ("html", *FORMATS) if kind in kinds)
-        return [
-            *(_terminal(ranking) for ranking in board.rankings),
-            *board.notes,
-            f"Report: {output / first}",
-        ]
+        return _write(results, output, numbers, names, kinds, style)
+
+
+def _write(
+    results: Path,
+    output: Path,
+    numbers: Sequence[Published],
+    names: Sequence[str],
+    kinds: frozenset[str],
+    style: _Style,
+) -> list[Table | str]:
+    """Writes what is asked for, see :func:`write`; all records are gone again when it returns."""
+    # Published numbers can be shown without any run.
+    loaded = load(results) if results.is_dir() or not names else None
+    records, broken = (loaded.records, loaded.damaged) if loaded else ((), ())
+    board = build(records, broken)
+    try:
+        for name, content in files_of(names, numbers, board, style.name).items():
+            write_atomically(output / "paper" / name, content.encode())
+    except OSError as error:
+        raise UserError(f"No tables can be written to {output} ({error.strerror or error}).") from error
+    if names and not records:
+        return [*board.notes, f"{len(names)} tables of published numbers: {output / 'paper'}"]
+    if not records:
+        damaged = f" ({len(broken)} damaged files)" if broken else ""
+        raise UserError(
+            f"There are no records in {results}{damaged}: run `bench run` first, or give --results."
+        )
+    pairs = compare(board, numbers)
+    try:
+        if kinds & {"csv", "json", "parquet"}:
+            _write_tidy(output, board, pairs, kinds)
+        if "html" in kinds:
+            audited = audit(numbers) if pairs else None
+            write_atomically(output / FORMATS["html"], page(board, pairs, audited).encode())
+        if "latex" in kinds:
+            _write_tables(output / FORMATS["latex"], tables(board, style.name, style.cite))
+        if "markdown" in kinds:
+            write_atomically(output / FORMATS["markdown"], to_markdown(board).encode())
+    except OSError as error:
+        raise UserError(f"The report cannot be written to {output} ({error.strerror or error}).") from error
+    first = next(FORMATS[kind] for kind in ("html", *FORMATS) if kind in kinds)
+    return [
+        *(_terminal(ranking) for ranking in board.rankings),
+        *board.notes,
+        f"Report: {output / first}",
+    ]
 
 
 def _write_tidy(output: Path, board: Leaderboard, pairs: Sequence[Pair], kinds: Collection[str]) -> None:
