@@ -5,6 +5,7 @@ They run in the environment that nox itself is installed in: `pip install -e ".[
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -36,8 +37,14 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def types(session: nox.Session) -> None:
-    """mypy --strict."""
+    """mypy --strict, and TypeScript over the page's script where there is npx."""
     session.run(PYTHON, "-m", "mypy", "--strict")
+    if shutil.which("npx") is None:
+        session.warn("npx is not installed: the page's script is not checked")
+        return
+    options = ("--noEmit", "--checkJs", "--strict", "--target", "es2022", "--lib", "es2022,dom,dom.iterable")
+    script = "reports/templates/page.js"
+    session.run("npx", "--yes", "-p", "typescript@5", "tsc", *options, script, external=True)
 
 
 @nox.session(python=False)

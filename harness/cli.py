@@ -113,6 +113,7 @@ def plan(debug: bool, **given: Any) -> None:
 )
 @click.option("--audit", "check", is_flag=True, help="Only check the published numbers themselves.")
 @click.option("--tables", "wanted", default="", help="The paper's tables too: paper, or table-1,table-7.")
+@click.option("--figures", is_flag=True, help="Figures as PDF, SVG and PNG too, in figures/.")
 @click.option(
     "--format",
     "formats",
@@ -187,6 +188,7 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
     if stray := sorted(keep - {"maps", "weights"}):
         raise UserError(f"--keep {stray[0]}: there are maps and weights to keep.")
     suite = chosen_suite(given)
+    keep = keep | set(suite.keep)
     options = Options(
         device=find_device(given["device"]),
         data_root=given["data_root"],
@@ -196,6 +198,7 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
         limit_train=given["limit_train"],
         backbone_weights=given["backbone_weights"],
         keep=keep,
+        checkpoint_every=given["checkpoint_every"],
     )
     plan = make_plan(suite, options)
     if given["backbone"] and not any("backbone" in task.identity.config for task in plan.tasks):

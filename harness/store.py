@@ -1,7 +1,8 @@
 """The results folder: one JSON file per run, there whole or not at all; two folders merge by copying.
 
 Layout: ``results/<dataset>/<category>/<method>/<key>.json``; what a run was asked to keep lies beside its
-record as ``<key>.maps.safetensors`` and ``<key>.weights.safetensors``.
+record as ``<key>.maps.safetensors`` and ``<key>.weights.safetensors``, and thumbnails of the test
+images in the category's folder (:mod:`harness.pictures`).
 """
 
 from __future__ import annotations
@@ -144,7 +145,11 @@ def prepare(results: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise cannot_write(results, error) from error
-    for folder in {results, *(path.parent for path in results.glob("*/*/*/*.tmp"))}:
+    for folder in {
+        results,
+        *(path.parent for path in results.glob("*/*/*.tmp")),
+        *(path.parent for path in results.glob("*/*/*/*.tmp")),
+    }:
         remove_leftovers(folder)
 
 

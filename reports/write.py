@@ -24,6 +24,7 @@ from reports.leaderboard import MEAN, METRICS, Leaderboard, Ranking, build
 from reports.names import to_csv, visible
 from reports.paper_tables import chosen
 from reports.paper_tables import files as files_of
+from reports.plots import write_figures
 from reports.published import Published, published
 from reports.records import load
 from reports.tidy import to_csv as tidy_csv
@@ -46,6 +47,7 @@ def write(
     files: Sequence[Path] = (),
     check: bool = False,
     wanted: str = "",
+    figures: bool = False,
     latex_style: str = "tmlr",
     latex_cite: bool = True,
     formats: str = "csv,html,latex",
@@ -58,6 +60,7 @@ def write(
         files: CSVs of published numbers beside the paper's.
         check: only audit the published numbers; nothing is read from ``results`` and nothing written.
         wanted: the paper's tables to write too, e.g. ``paper`` or ``table-1,table-7``; needs no records.
+        figures: whether to draw figures for papers too, see :mod:`reports.plots`.
         latex_style: ``tmlr`` (one column) or ``ieee`` (two).
         latex_cite: whether methods in LaTeX carry the key of their paper in ``references.bib``.
         formats: which files to write, see :data:`reports.formats.FORMATS`; others that are there stay.
@@ -73,7 +76,7 @@ def write(
     names = chosen(wanted, numbers) if wanted else []
     style = _Style(latex_style, latex_cite)
     with _without_collector():
-        return _write(results, output, numbers, names, kinds, style)
+        return _write(results, output, numbers, names, kinds, style, figures)
 
 
 def _write(
@@ -83,6 +86,7 @@ def _write(
     names: Sequence[str],
     kinds: frozenset[str],
     style: _Style,
+    figures: bool,
 ) -> list[Table | str]:
     """Writes what is asked for, see :func:`write`; all records are gone again when it returns."""
     # Published numbers can be shown without any run.
@@ -107,17 +111,19 @@ def _write(
             _write_tidy(output, board, pairs, kinds)
         if "html" in kinds:
             audited = audit(numbers) if pairs else None
-            write_atomically(output / FORMATS["html"], page(board, pairs, audited).encode())
+            write_atomically(output / FORMATS["html"], page(board, pairs, audited, results).encode())
         if "latex" in kinds:
             _write_tables(output / FORMATS["latex"], tables(board, style.name, style.cite))
         if "markdown" in kinds:
             write_atomically(output / FORMATS["markdown"], to_markdown(board).encode())
     except OSError as error:
         raise UserError(f"The report cannot be written to {output} ({error.strerror or error}).") from error
+    drawn = write_figures(board, results, output / "figures") if figures else 0
     first = next(FORMATS[kind] for kind in ("html", *FORMATS) if kind in kinds)
     return [
         *(_terminal(ranking) for ranking in board.rankings),
         *board.notes,
+        *([f"{drawn} figures: {output / 'figures'}"] if figures else []),
         f"Report: {output / first}",
     ]
 

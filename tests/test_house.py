@@ -15,7 +15,10 @@ MODULES = sorted(p for room in ("harness", "methods", "reports") for p in (ROOT 
 ALLOWED = {
     "harness": ("harness",),
     "methods": ("harness.method", "methods"),
-    "reports": ("harness.spec", "harness.store", "harness.errors", "harness.files", "reports"),
+    "reports": (
+        *("harness.spec", "harness.store", "harness.maps", "harness.pictures"),
+        *("harness.errors", "harness.files", "reports"),
+    ),
 }
 
 

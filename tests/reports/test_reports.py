@@ -164,7 +164,7 @@ def test_what_ties_with_the_best_is_bold_and_without_an_interval_that_is_said() 
     text = page(board)
     assert "rank 1–2" in text
     assert 'class="best">60.0' in text
-    assert "not distinguishable from the best at 95 %" in text
+    assert "what cannot be told from the best at 95 %" in text
     detection = next(text for name, text in tables(board).items() if name.endswith("detection.tex"))
     assert r"mean & \textbf{67.5}" in detection
     assert r"& \textbf{60.0}" in detection.split("midrule")[-1]
@@ -186,7 +186,7 @@ def test_average_ranks_are_shown_from_three_methods_and_categories() -> None:
     text = page(build(records))
     assert "How sure?" in text
     assert '<svg role="img"' in text
-    assert "<td>m0</td><td>1.00</td><td>–</td><td>100</td><td>100</td>" in text
+    assert '<th scope="row">m0</th><td>1.00</td><td>–</td><td>100</td><td>100</td>' in text
     assert "How sure?" not in page(build(FULL))
 
 
@@ -206,8 +206,8 @@ def test_the_page_escapes_names_and_loads_nothing() -> None:
     parser = Links()
     text = page(build([record("x", 0, 0.5, odd), record("y", 0, 0.5, odd, outcome="failed")]))
     parser.feed(text)
-    assert "script" not in parser.tags
-    assert not parser.loads
+    assert parser.tags.count("script") == 2  # its own: the data, and what opens them
+    assert parser.loads == ["data:,"]  # an empty icon, so that a server is not asked for one
     assert "a_b&amp;&lt;script&gt;%#" in text
     assert "it &lt;broke&gt;" in text
 

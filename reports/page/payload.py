@@ -1,0 +1,204 @@
+"""What the page's script knows of each run: packed columns, so that 100,000 runs fit a page.
+
+One JSON text, compressed by zlib, in base64. Of each ranking there are flat columns over
+``(method, category, seed)`` in that order, with ``null`` where there is no run.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.spec import RunRecord, RunSpec
+from harness.store import read_record, record_path
+from reports.leaderboard import METRICS, Ranking
+from reports.names import visible
+
+# What the page opens of a cell.
+SHOWN = (
+    "image_auroc",
+    "pixel_auroc",
+    "aupro",
+    "image_ap",
+    "image_f1max",
+    "pixel_ap",
+    "pixel_f1max",
+    "spro_0.05",
+)
+# Above so many runs only the main metrics are packed, and no curves.
+_MANY = 20_000
+_MAIN = ("image_auroc", "pixel_auroc", "aupro", "spro_0.05")
+# Curves are read from the records themselves, which takes time, and take most of the space.
+_CURVES = 1_000
+_POINTS = 60
+_OUTCOMES = ("ok", "failed", "out_of_memory", "timeout")
+
+
+class Payload:
+    """Collects what the script needs, ranking by ranking."""
+
+    def __init__(self, results: Path | None, runs: int) -> None:
+        self._results = results
+        self._many = runs > _MANY
+        self._environments: dict[str, int] = {}
+        self._failures: dict[str, int] = {}
+        self._rankings: dict[str, Any] = {}
+        self._curves = 0
+
+    def add(self, name: str, ranking: Ranking) -> None:
+        """Adds a ranking under the ``id`` of its section."""
+        runs = [
+            ranking.records.get((method, category, seed))
+            for method in ranking.methods
+            for category in ranking.categories
+            for seed in ranking.seeds
+        ]
+        shown = _MAIN if self._many else SHOWN
+        values = {
+            split: {
+                metric: [_value(run, split, metric) for run in runs]
+                for metric in ranking.metrics(split)
+                if metric in shown
+            }
+            for split in ranking.splits
+        }
+        timed = [run.timings if run else None for run in runs]
+        self._rankings[name] = {
+            "dataset": visible(ranking.dataset),
+            "methods": [visible(m) for m in ranking.methods],
+            "categories": [visible(c) for c in ranking.categories],
+            "seeds": list(ranking.seeds),
+            "values": values,
+            "outcome": "".join("-" if r is None else str(_OUTCOMES.index(r.outcome)) for r in runs),
+            "file": [str(record_path(Path(), r.spec, r.key)) if r else None for r in runs]
+            if not self._many
+            else None,
+            "key": "".join(_hex(r) for r in runs) if self._many else None,
+            "fit": [_short(t.fit) if t else None for t in timed],
+            "speed": [_short(t.images_per_second) if t else None for t in timed],
+            "memory": [_memory(r) for r in runs],
+            "epoch": _sparse(r.selected_epoch if r else None for r in runs),
+            "environment": [self._environment(r) for r in runs],
+            "failure": {i: self._failure(r) for i, r in enumerate(runs) if r and r.failure},
+            "curve": self._some_curves(runs),
+            "command": _commands(ranking),
+            "fingerprint": _text(ranking.fingerprint.model_dump(exclude={"weights", "score_rule"})),
+        }
+
+    def packed(self) -> str:
+        """Returns everything as base64."""
+        content = {
+            "metrics": dict(METRICS),
+            "rankings": self._rankings,
+            "environments": list(self._environments),
+            "failures": list(self._failures),
+        }
+        text = json.dumps(content, separators=(",", ":"))
+        return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+
+    def _environment(self, record: RunRecord | None) -> int | None:
+        if record is None:
+            return None
+        environment = dict(record.environment)
+        packages = environment.pop("packages", {})
+        text = _text(environment | (packages if isinstance(packages, dict) else {}))
+        return self._environments.setdefault(text, len(self._environments))
+
+    def _failure(self, record: RunRecord) -> int:
+        assert record.failure is not None  # noqa: S101 (only failed runs are asked)
+        text = visible(record.failure.traceback or record.failure.message)
+        return self._failures.setdefault(text[-4000:], len(self._failures))
+
+    def _some_curves(self, runs: list[RunRecord | None]) -> dict[int, Any]:
+        """Epochs of runs by index: ``{"epochs": [...], "series": {name: [...]}}``."""
+        found: dict[int, Any] = {}
+        if self._many or self._results is None:
+            return found
+        for index, run in enumerate(runs):
+            if run is None or run.outcome != "ok" or run.selected_epoch is None or self._curves >= _CURVES:
+                continue
+            record = read_record(record_path(self._results, run.spec, run.key))
+            if isinstance(record, str) or len(record.epochs) < 2:
+                continue
+            self._curves += 1
+            found[index] = _curve(record)
+        return found
+
+
+def command(spec: RunSpec) -> str:
+    """Returns the command that does a run again, with ``{category}`` and ``{seed}`` left open."""
+    base, _, brackets = spec.method.partition("[")
+    private = ".py:" in base
+    typed = f"path/to/{spec.method}" if private else spec.method
+    parts = ["bench run --methods", shlex.quote(typed), "--datasets", shlex.quote(spec.dataset)]
+    parts += ["--categories {category} --seeds {seed} --protocol", spec.protocol]
+    parts += ["--image-size", str(spec.image_size)]
+    named = {item.partition("=")[0].strip() for item in brackets.rstrip("]").split(",")}
+    for name, value in spec.params.items():
+        if name not in named:
+            text = f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
+            parts += ["--set", shlex.quote(f"{base}.{name}={text}")]
+    if spec.limit_train is not None:
+        parts += ["--limit-train", str(spec.limit_train)]
+    if spec.backbone_weights != "pretrained":
+        parts += ["--backbone-weights", spec.backbone_weights]
+    if spec.evaluate != "input":
+        parts += ["--evaluate", spec.evaluate]
+    return visible(" ".join(parts))
+
+
+def _commands(ranking: Ranking) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for (method, _, _), record in ranking.records.items():
+        if method not in found:
+            found[method] = command(record.spec)
+    return {visible(m): c for m, c in found.items()}
+
+
+def _value(record: RunRecord | None, split: str, metric: str) -> int | None:
+    """Hundredths of a percent."""
+    value = record.metrics.get(split, {}).get(metric) if record else None
+    return None if value is None else round(value * 10_000)
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+def _memory(record: RunRecord | None) -> float | None:
+    """GB on the device where there is one, else on the host."""
+    peaks = record.peak_memory if record else {}
+    peak = peaks.get("device", peaks.get("host"))
+    return None if peak is None else _short(peak / 1e9)
+
+
+def _sparse(values: Iterable[int | None]) -> list[int | None]:
+    found = list(values)
+    return found if any(value is not None for value in found) else []
+
+
+def _hex(record: RunRecord | None) -> str:
+    return record.key if record and len(record.key) == 16 else "-" * 16
+
+
+def _curve(record: RunRecord) -> dict[str, Any]:
+    step = -(-len(record.epochs) // _POINTS)
+    logs = [log for i, log in enumerate(record.epochs) if i % step == 0 or i == len(record.epochs) - 1]
+    series: dict[str, list[float | None]] = {}
+    for name in logs[0].losses:
+        series[visible(name)] = [
+            float(f"{log.losses[name]:.4g}") if name in log.losses else None for log in logs
+        ]
+    tests = [None if log.test_image_auroc is None else round(100 * log.test_image_auroc, 2) for log in logs]
+    return {"epochs": [log.number for log in logs], "series": series} | (
+        {"test": tests} if any(t is not None for t in tests) else {}
+    )
+
+
+def _text(fields: Mapping[str, Any]) -> str:
+    return visible("\n".join(f"{key}: {value}" for key, value in fields.items()))

@@ -1,0 +1,116 @@
+"""The first screen: which method is best, for what, and how sure that is."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.spec import KINDS_MEAN, RunRecord
+from reports.leaderboard import MEAN, METRICS, Ranking
+from reports.statistics import compare
+
+# A question, and the split and metric that answer it.
+_SCORES = (
+    ("Detection", "all", "image_auroc"),
+    ("Structural anomalies", "structural", "image_auroc"),
+    ("Logical anomalies", "logical", "image_auroc"),
+    ("Localisation", "all", "aupro"),
+    ("Official LOCO score", KINDS_MEAN, "spro_0.05"),
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a method's runs in one ranking took.
+
+    Attributes:
+        speed: median images per second, in batches.
+        fit: median training time in seconds.
+        peaks: largest peak in bytes on the ``device`` and the ``host``, where measured.
+        machine: where it ran.
+    """
+
+    speed: float
+    fit: float
+    peaks: Mapping[str, int]
+    machine: str
+
+
+def cost(records: Sequence[RunRecord]) -> Cost | None:
+    """Returns what the runs took, ``None`` where nothing was timed."""
+    timed = [record for record in records if record.timings]
+    if not timed:
+        return None
+    peaks = {
+        kind: max(own)
+        for kind in ("device", "host")
+        if (own := [r.peak_memory[kind] for r in timed if kind in r.peak_memory])
+    }
+    machines = sorted({machine(record) for record in timed})
+    return Cost(
+        statistics.median(r.timings.images_per_second for r in timed if r.timings),
+        statistics.median(r.timings.fit for r in timed if r.timings),
+        peaks,
+        " + ".join(machines),
+    )
+
+
+def machine(record: RunRecord) -> str:
+    """Names what a run was computed on, as far as the record tells."""
+    environment = record.environment
+    return str(environment.get("gpu") or environment.get("cpu") or "unknown hardware")
+
+
+def verdicts(ranking: Ranking, costs: Mapping[str, Cost]) -> list[dict[str, Any]]:
+    """Answers for one ranking: a question, who is best, the number, and how sure that is."""
+    found = []
+    for question, split, metric in _SCORES:
+        if split in ranking.splits and metric in ranking.metrics(split):
+            answer = _best(ranking, split, metric)
+            found.append({"question": question, "what": METRICS[metric]} | answer)
+    if len({c.machine for c in costs.values()}) == 1 and len(costs) > 1:
+        fastest = max(costs, key=lambda name: costs[name].speed)
+        found.append(
+            _answer(
+                "Speed", "Images/s", fastest, f"{costs[fastest].speed:.1f}", "median of its runs, one machine"
+            )
+        )
+        for kind, label in (("device", "GPU memory"), ("host", "Memory")):
+            own = {name: c.peaks[kind] for name, c in costs.items() if kind in c.peaks}
+            if len(own) == len(costs):
+                least = min(own, key=lambda name: own[name])
+                text = f"{own[least] / 1e9:.2f} GB"
+                found.append(_answer(label, "Peak", least, text, "largest peak of its runs"))
+                break
+    return found
+
+
+def _best(ranking: Ranking, split: str, metric: str) -> dict[str, Any]:
+    cells = {method: ranking.cell(method, MEAN, split, metric) for method in ranking.methods}
+    means = {m: c.mean for m, c in cells.items() if c.mean is not None}
+    if not means:
+        return {"methods": [], "value": "–", "sure": "no method has every run"}
+    best = max(means, key=lambda name: means[name])
+    first = [m for m in means if cells[m].text() == cells[best].text()]
+    left = len(cells) - len(means)
+    partial = f"; {left} incomplete not counted" if left else ""
+    if len(means) == 1:
+        return {"methods": first, "value": cells[best].text(), "sure": f"the only complete method{partial}"}
+    methods, scores = ranking.scores(split, metric)
+    found = compare(scores)
+    if found is None or found.estimate.low is None:
+        return {"methods": first, "value": cells[best].text(), "sure": f"one run each: not tested{partial}"}
+    others = [m for m, tied in zip(methods, found.tied, strict=True) if tied and m not in first]
+    if not others:
+        sure = "ahead of all others at 95 %"
+    elif len(others) <= 3:
+        sure = f"not told from {', '.join(others)}"
+    else:
+        sure = f"not told from {len(others)} others"
+    return {"methods": first, "value": cells[best].text(), "sure": sure + partial}
+
+
+def _answer(question: str, what: str, method: str, value: str, sure: str) -> dict[str, Any]:
+    return {"question": question, "what": what, "methods": [method], "value": value, "sure": sure}

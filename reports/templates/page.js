@@ -1,0 +1,409 @@
+// @ts-check
+"use strict";
+// The page is whole without this script, which adds: sorting, filtering, links to a view, and what lies behind a cell.
+(() => {
+  /**
+   * Of one ranking; flat columns run over (method, category, seed). Values are hundredths of a percent.
+   * @typedef {{
+   *   dataset: string, methods: string[], categories: string[], seeds: number[],
+   *   values: Record<string, Record<string, (number | null)[]>>, outcome: string,
+   *   file: (string | null)[] | null, key: string | null,
+   *   fit: (number | null)[], speed: (number | null)[], memory: (number | null)[], epoch: (number | null)[],
+   *   environment: (number | null)[], failure: Record<string, number>, curve: Record<string, Curve>,
+   *   command: Record<string, string>, fingerprint: string,
+   * }} Runs
+   * @typedef {{ epochs: number[], series: Record<string, (number | null)[]>, test?: (number | null)[] }} Curve
+   * @typedef {{ metrics: Record<string, string>, rankings: Record<string, Runs>, environments: string[], failures: string[] }} Data
+   */
+  const OUTCOMES = ["ok", "failed", "out of memory", "timeout"];
+  const FIELDS = ["dataset", "protocol", "split", "metric", "method", "category"];
+
+  /** @template {Element} T @param {string} selector @param {ParentNode} [root] @returns {T[]} */
+  const all = (selector, root = document) => /** @type {T[]} */ ([...root.querySelectorAll(selector)]);
+
+  /** @param {string} tag @param {Record<string, string>} [attributes] @param {...(Node | string)} children */
+  function make(tag, attributes = {}, ...children) {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    element.append(...children);
+    return element;
+  }
+
+  const form = /** @type {HTMLFormElement} */ (document.getElementById("tools"));
+  const dialog = /** @type {HTMLDialogElement} */ (document.getElementById("cell"));
+  /** @type {Map<string, string>} */
+  let state = new Map();
+
+  // ---- Data
+
+  /** @type {Promise<Data> | null} */
+  let unpacked = null;
+
+  /** @returns {Promise<Data>} */
+  function data() {
+    unpacked ??= (async () => {
+      const text = (document.getElementById("runs")?.textContent ?? "").trim();
+      const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+      const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+      return JSON.parse(await new Response(stream).text());
+    })();
+    return unpacked;
+  }
+
+  // ---- State in the address
+
+  function readState() {
+    const hash = location.hash.slice(1);
+    return hash.includes("=") ? new Map(new URLSearchParams(hash)) : new Map(state);
+  }
+
+  function writeState() {
+    const text = new URLSearchParams([...state].filter(([, value]) => value)).toString();
+    history.replaceState(null, "", text ? `#${text}` : location.pathname.startsWith("/") ? "#" : "");
+  }
+
+  // ---- Filter
+
+  /** @param {string} name */
+  const wanted = (name) => state.get(name) ?? "";
+
+  /** @param {string} text @param {string} typed */
+  function matches(text, typed) {
+    const parts = typed.toLowerCase().split(",").map((part) => part.trim()).filter(Boolean);
+    return !parts.length || parts.some((part) => text.toLowerCase().includes(part));
+  }
+
+  /** @type {WeakMap<Element, string>} */
+  const columnsOf = new WeakMap();
+
+  /** Hides whole columns; does nothing where the same ones are hidden already. @param {HTMLTableElement} table */
+  function filterColumns(table) {
+    const heads = [...(table.tHead?.rows[0].cells ?? [])];
+    const hidden = heads.map((head) => {
+      const { metric, category } = head.dataset;
+      if (metric && wanted("metric")) return metric !== wanted("metric");
+      return Boolean(category && category !== "-1" && !matches(head.textContent ?? "", wanted("category")));
+    });
+    const key = hidden.map(Number).join("");
+    if ((columnsOf.get(table) ?? "0".repeat(heads.length)) === key) return;
+    columnsOf.set(table, key);
+    for (const row of table.rows) hidden.forEach((hide, column) => { row.cells[column].hidden = hide; });
+  }
+
+  function filter() {
+    for (const element of /** @type {HTMLElement[]} */ (all("section.ranking, .verdict tbody tr"))) {
+      const { dataset, protocol } = element.dataset;
+      element.hidden = Boolean(
+        (wanted("dataset") && dataset !== wanted("dataset")) || (wanted("protocol") && protocol !== wanted("protocol")),
+      );
+    }
+    for (const element of /** @type {HTMLElement[]} */ (all("div[data-split]"))) {
+      const { split, metric } = element.dataset;
+      element.hidden = Boolean(
+        (wanted("split") && split !== wanted("split")) || (wanted("metric") && metric && metric !== wanted("metric")),
+      );
+    }
+    const methods = new Set(), shown = new Set();
+    for (const table of /** @type {HTMLTableElement[]} */ (all("table.opens"))) {
+      filterColumns(table);
+      const outside = table.closest("[hidden]") !== null;
+      for (const row of table.tBodies[0].rows) {
+        const name = row.cells[0].textContent ?? "";
+        const match = matches(name, wanted("method"));
+        if (row.hidden === match) row.hidden = !match;
+        methods.add(name);
+        if (match && !outside) shown.add(name);
+      }
+    }
+    if (wanted("category")) for (const details of /** @type {HTMLDetailsElement[]} */ (all("details.lazy"))) details.open = true;
+    const any = FIELDS.some((name) => wanted(name));
+    const said = any ? `${shown.size} of ${methods.size} methods shown` : `${methods.size} methods`;
+    const output = form.querySelector("output");
+    if (output && output.textContent !== said) output.textContent = said;
+  }
+
+  function fillForm() {
+    for (const name of ["dataset", "protocol"]) {
+      const values = all("section.ranking").map((s) => /** @type {HTMLElement} */ (s).dataset[name] ?? "");
+      fill(name, [...new Set(values)].map((value) => [value, value]));
+    }
+    const splits = all("div[data-split]").map((e) => /** @type {HTMLElement} */ (e).dataset.split ?? "");
+    fill("split", [...new Set(splits)].map((value) => [value, value.replace("_", " ")]));
+    const heads = /** @type {HTMLElement[]} */ (all("th[data-metric]"));
+    fill("metric", [...new Map(heads.map((head) => [head.dataset.metric ?? "", head.textContent ?? ""]))]);
+  }
+
+  /** A choice of one needs no field. @param {string} name @param {[string, string][]} options */
+  function fill(name, options) {
+    const select = /** @type {HTMLSelectElement} */ (form.elements.namedItem(name));
+    for (const [value, text] of options) select.append(make("option", { value }, text));
+    if (options.length < 2) /** @type {HTMLElement} */ (select.parentElement).hidden = true;
+  }
+
+  // ---- Sorting
+
+  /** @param {HTMLTableCellElement} cell @returns {number | string} */
+  function sortValue(cell) {
+    const text = (cell.firstChild?.textContent ?? "").trim();
+    if (cell.classList.contains("missing") || text === "–" || text === "") return -Infinity;
+    const number = /^[+−-]?\d/.test(text) ? Number.parseFloat(text.replace("−", "-")) : Number.NaN;
+    return Number.isNaN(number) ? text : number;
+  }
+
+  /** @param {HTMLTableElement} table @param {number} column @param {boolean} down */
+  function sort(table, column, down) {
+    const body = table.tBodies[0];
+    const rows = [...body.rows].map((row) => ({ row, value: sortValue(row.cells[column]) }));
+    const compare = (/** @type {number | string} */ a, /** @type {number | string} */ b) =>
+      typeof a === "string" && typeof b === "string" ? a.localeCompare(b) : Number(a > b) - Number(a < b);
+    // What is missing stays below, whichever way.
+    rows.sort((a, b) => {
+      const missing = Number(a.value === -Infinity) - Number(b.value === -Infinity);
+      return missing || (down ? -1 : 1) * compare(a.value, b.value);
+    });
+    body.append(...rows.map(({ row }) => row));
+    for (const head of table.tHead?.rows[0].cells ?? []) head.removeAttribute("aria-sort");
+    table.tHead?.rows[0].cells[column].setAttribute("aria-sort", down ? "descending" : "ascending");
+  }
+
+  const tables = /** @type {HTMLTableElement[]} */ (all("table.sortable"));
+
+  function addSorting() {
+    for (const table of tables)
+      for (const head of table.tHead?.rows[0].cells ?? []) {
+        const button = make("button", { type: "button" });
+        button.append(...head.childNodes);
+        head.append(button);
+      }
+    document.addEventListener("click", (event) => {
+      const head = /** @type {Element} */ (event.target).closest?.("table.sortable thead th");
+      if (!(head instanceof HTMLTableCellElement)) return;
+      const table = /** @type {HTMLTableElement} */ (head.closest("table"));
+      const down = head.getAttribute("aria-sort") === null ? head.cellIndex > 0 : head.getAttribute("aria-sort") === "ascending";
+      sort(table, head.cellIndex, down);
+      state.set("sort", `${tables.indexOf(table)}.${head.cellIndex}.${down ? "down" : "up"}`);
+      writeState();
+    });
+  }
+
+  // ---- What lies behind a cell
+
+  /** Cells of tables in sight become buttons; those of closed parts when they are opened. @param {ParentNode} root */
+  function addButtons(root) {
+    for (const table of /** @type {HTMLTableElement[]} */ (all("table.opens:not([data-ready])", root))) {
+      if (table.closest("details:not([open])")) continue;
+      table.dataset.ready = "";
+      const heads = [...(table.tHead?.rows[0].cells ?? [])].map((head) => head.dataset.metric ?? head.dataset.category);
+      for (const row of table.tBodies[0].rows)
+        for (const cell of row.cells)
+          if (heads[cell.cellIndex] !== undefined) {
+            const button = make("button", { type: "button", "aria-haspopup": "dialog" });
+            button.append(...cell.childNodes);
+            cell.append(button);
+          }
+    }
+  }
+
+  /** @param {HTMLTableCellElement} cell */
+  function opened(cell) {
+    const table = /** @type {HTMLTableElement} */ (cell.closest("table"));
+    const head = /** @type {HTMLTableCellElement} */ (table.tHead?.rows[0].cells[cell.cellIndex]);
+    const row = /** @type {HTMLTableRowElement} */ (cell.parentElement);
+    const where = [table.dataset.ranking, table.dataset.split, row.dataset.method, head.dataset.category ?? "-1"];
+    return where.join("|");
+  }
+
+  /** @param {string} address as made by `opened` */
+  async function open(address) {
+    const [ranking, split, method, category] = address.split("|");
+    const { rankings, metrics, environments, failures } = await data();
+    const runs = rankings[ranking];
+    const m = Number(method), c = Number(category);
+    if (!runs || !(m in runs.methods) || !(c === -1 || c in runs.categories)) return;
+    const name = runs.methods[m], place = c === -1 ? `mean over ${runs.dataset}` : `${runs.dataset} · ${runs.categories[c]}`;
+    const picked = runs.categories.map((_, i) => i).filter((i) => c === -1 || i === c);
+    const close = make("button", { type: "button" }, "Close");
+    close.addEventListener("click", () => dialog.close());
+    const title = make("h2", { id: "cell-title" }, name, make("br"), make("span", { class: "soft" }, place));
+    const command = commandOf(runs, m, c);
+    const copy = make("button", { type: "button" }, "Copy");
+    copy.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(command);
+      copy.textContent = "Copied";
+    });
+    dialog.replaceChildren(
+      make("header", {}, title, close),
+      make("h3", {}, `Runs, ${split === "all" ? "all anomalies" : split.replace("_", " ")}, in %`),
+      runTable(runs, split, m, picked, metrics),
+      ...curves(runs, m, picked),
+      make("h3", {}, "The command that does it again"),
+      make("pre", {}, command),
+      copy,
+      ...texts("Why there is no number", indices(runs, m, picked).map((i) => runs.failure[i]), failures),
+      make("details", {}, make("summary", {}, "Fingerprint"), make("pre", {}, runs.fingerprint)),
+      ...texts("Environment", indices(runs, m, picked).map((i) => runs.environment[i]), environments),
+    );
+    state.set("open", address);
+    writeState();
+    if (!dialog.open) dialog.showModal();
+    dialog.scrollTop = 0;
+  }
+
+  /** @param {Runs} runs @param {number} m @param {number[]} categories */
+  function indices(runs, m, categories) {
+    const { seeds, categories: every } = runs;
+    return categories.flatMap((c) => seeds.map((_, s) => (m * every.length + c) * seeds.length + s));
+  }
+
+  /** @param {Runs} runs @param {number} m @param {number} c */
+  function commandOf(runs, m, c) {
+    const template = runs.command[runs.methods[m]];
+    const category = c === -1 ? null : runs.categories[c];
+    const quoted = category && /^[\w.-]+$/.test(category) ? category : `'${(category ?? "").replaceAll("'", "'\\''")}'`;
+    return template
+      .replace("--categories {category}", () => (category === null ? "" : `--categories ${quoted}`))
+      .replace("{seed}", runs.seeds.join(","))
+      .replaceAll("  ", " ");
+  }
+
+  /** @param {Runs} runs @param {string} split @param {number} m @param {number[]} categories @param {Record<string, string>} metrics */
+  function runTable(runs, split, m, categories, metrics) {
+    const own = Object.entries(runs.values[split] ?? {});
+    const selected = runs.epoch.length > 0;
+    const heads = [...(categories.length > 1 ? ["Category"] : []), "Seed", ...own.map(([key]) => metrics[key]), "Training s", "Images/s", "Peak GB", ...(selected ? ["Epoch"] : []), "Outcome", "Record"];
+    const body = make("tbody");
+    const number = (/** @type {number | null | undefined} */ value, digits = 2) => (value == null ? "–" : value.toFixed(digits));
+    for (const i of indices(runs, m, categories)) {
+      const s = i % runs.seeds.length, c = Math.floor(i / runs.seeds.length) % runs.categories.length;
+      const outcome = runs.outcome[i] === "-" ? "not run" : OUTCOMES[Number(runs.outcome[i])];
+      const key = runs.key?.slice(16 * i, 16 * i + 16) ?? "";
+      const file = runs.file?.[i] ?? (/^[0-9a-f]+$/.test(key) ? `${key}.json` : "–");
+      const cells = [
+        ...(categories.length > 1 ? [String(runs.seeds[s])] : []),
+        ...own.map(([, values]) => number(values[i] == null ? null : Number(values[i]) / 100)),
+        ...[runs.fit[i], runs.speed[i], runs.memory[i]].map((value) => (value == null ? "–" : String(value))),
+        ...(selected ? [number(runs.epoch[i], 0)] : []),
+        outcome,
+        file,
+      ];
+      const first = categories.length > 1 ? runs.categories[c] : String(runs.seeds[s]);
+      body.append(make("tr", {}, make("th", { scope: "row" }, first), ...cells.map((text) => make("td", {}, text))));
+    }
+    const head = make("thead", {}, make("tr", {}, ...heads.map((text) => make("th", { scope: "col" }, text))));
+    return make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Runs" }, make("table", {}, head, body));
+  }
+
+  /** @param {string} title @param {(number | null | undefined)[]} places @param {string[]} from */
+  function texts(title, places, from) {
+    const own = [...new Set(places.filter((place) => place != null))].slice(0, 8).map((place) => from[Number(place)]);
+    return own.map((text) => make("details", title.startsWith("Why") ? { open: "" } : {}, make("summary", {}, title), make("pre", {}, text)));
+  }
+
+  // ---- Curves over epochs
+
+  /** @param {Runs} runs @param {number} m @param {number[]} categories */
+  function curves(runs, m, categories) {
+    const found = indices(runs, m, categories).filter((i) => runs.curve[i]).slice(0, 6);
+    if (!found.length) return [];
+    const drawn = found.flatMap((i) => {
+      const c = Math.floor(i / runs.seeds.length) % runs.categories.length;
+      const label = `${runs.categories[c]}, seed ${runs.seeds[i % runs.seeds.length]}`;
+      const { epochs, series, test } = runs.curve[i];
+      const losses = chart(epochs, series, `Training losses, ${label}`, true);
+      return test ? [chart(epochs, { "test image AUROC in %": test }, `Test image AUROC, ${label}`, false), losses] : [losses];
+    });
+    return [make("h3", {}, "Over the epochs"), make("div", { class: "curves" }, ...drawn)];
+  }
+
+  /**
+   * @param {number[]} epochs @param {Record<string, (number | null)[]>} series
+   * @param {string} title @param {boolean} logarithmic
+   */
+  function chart(epochs, series, title, logarithmic) {
+    const [left, top, width, height] = [60, 8, 260, 120];
+    const shown = Object.entries(series).slice(0, 4);
+    const scale = (/** @type {number} */ value) => (logarithmic ? Math.log10(value) : value);
+    const usable = (/** @type {number | null} */ value) => value !== null && (!logarithmic || value > 0);
+    const values = shown.flatMap(([, line]) => line.filter(usable)).map((value) => scale(Number(value)));
+    if (!values.length) return make("p", {}, `${title}: nothing to draw.`);
+    const low = Math.min(...values), high = Math.max(...values) === low ? low + 1 : Math.max(...values);
+    const x = (/** @type {number} */ i) => left + (width * (epochs[i] - epochs[0])) / Math.max(epochs[epochs.length - 1] - epochs[0], 1);
+    const y = (/** @type {number} */ value) => top + height * (1 - (scale(value) - low) / (high - low));
+    const parts = [`<path class="axis" d="M${left} ${top}V${top + height}H${left + width}"/>`];
+    for (const end of [low, high]) {
+      const value = logarithmic ? 10 ** end : end;
+      parts.push(`<text class="end" x="${left - 5}" y="${(y(value) + 4).toFixed(1)}">${Number(value.toPrecision(3))}</text>`);
+    }
+    for (const i of [0, epochs.length - 1]) parts.push(`<text class="mid" x="${x(i)}" y="${top + height + 16}">${epochs[i]}</text>`);
+    parts.push(`<text class="mid" x="${left + width / 2}" y="${top + height + 16}">epoch</text>`);
+    shown.forEach(([, line], place) => {
+      const points = line.flatMap((value, i) => (usable(value) ? [`${x(i).toFixed(1)} ${y(Number(value)).toFixed(1)}`] : []));
+      if (points.length) parts.push(`<path class="line s${place}" d="M${points.join("L")}"/>`);
+    });
+    const figure = make("figure");
+    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    const box = `0 0 ${left + width + 14} ${top + height + 22}`;
+    for (const [name, value] of Object.entries({ class: "chart", role: "img", viewBox: box, width: String(left + width + 14), "aria-label": title }))
+      svg.setAttribute(name, value);
+    // Only numbers and words of this script go into the markup.
+    svg.innerHTML = parts.join("");
+    const key = make("span", { class: "soft" });
+    shown.forEach(([name], place) => {
+      const line = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+      for (const [attribute, value] of Object.entries({ width: "26", height: "8", "aria-hidden": "true" })) line.setAttribute(attribute, value);
+      line.innerHTML = `<path class="line s${place}" d="M0 4H24"/>`;
+      key.append(line, ` ${name}  `);
+    });
+    figure.append(make("figcaption", {}, title, make("br"), key), svg);
+    return figure;
+  }
+
+  // ---- Start
+
+  function apply() {
+    state = readState();
+    for (const name of FIELDS) {
+      const field = /** @type {HTMLInputElement | HTMLSelectElement} */ (form.elements.namedItem(name));
+      field.value = wanted(name);
+      if (field.value !== wanted(name)) state.delete(name);
+    }
+    filter();
+    const [table, column, way] = wanted("sort").split(".");
+    if (tables[Number(table)]?.tHead?.rows[0].cells[Number(column)] && column) sort(tables[Number(table)], Number(column), way === "down");
+    if (wanted("open")) void open(wanted("open"));
+    else if (dialog.open) dialog.close();
+  }
+
+  fillForm();
+  addSorting();
+  addButtons(document);
+  form.hidden = false;
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("input", (event) => {
+    const field = /** @type {HTMLInputElement} */ (event.target);
+    state.set(field.name, field.value);
+    filter();
+    writeState();
+  });
+  form.addEventListener("reset", () => {
+    for (const name of FIELDS) state.delete(name);
+    filter();
+    writeState();
+  });
+  document.addEventListener("toggle", (event) => addButtons(/** @type {ParentNode} */ (event.target)), true);
+  document.addEventListener("click", (event) => {
+    const cell = /** @type {Element} */ (event.target).closest?.("table.opens tbody td");
+    if (cell instanceof HTMLTableCellElement && cell.querySelector("button")) void open(opened(cell));
+  });
+  dialog.addEventListener("click", (event) => {
+    if (event.target === dialog) dialog.close();
+  });
+  dialog.addEventListener("close", () => {
+    state.delete("open");
+    writeState();
+  });
+  window.addEventListener("hashchange", () => {
+    if (location.hash.includes("=")) apply();
+  });
+  apply();
+})();

@@ -1,0 +1,283 @@
+"""The page in a real browser: sorting, filtering, links to a view, cells, gallery, phone, dark, no script."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness.dataset import Sample
+from harness.maps import save_maps
+from harness.pictures import keep_pictures, load_pictures, pictures_path
+from harness.spec import EpochLog, Failure, Identity, RunRecord, RunSpec, Timings, fingerprint
+from harness.store import record_path, write_record
+from reports.page.charts import Point, pareto, scatter_svg
+from reports.page.gallery import choices
+from reports.page.payload import command
+from reports.write import write
+from tests.reports.browser import opened
+
+METHODS = ("alpha", "beta[depth=3]", "gamma")
+CATEGORIES = ("bolt", "nut", "washer")
+
+
+def run(method: str, category: str, seed: int, protocol: str = "strict", **change: Any) -> RunRecord:
+    """A made-up run whose image AUROC follows from its place in the lists above."""
+    spec = RunSpec(
+        dataset="made_up",
+        category=category,
+        method=method,
+        params={"depth": 3} if "[" in method else {"lr": 0.01},
+        seed=seed,
+        protocol=protocol,
+        image_size=64,
+    )
+    identity = Identity(
+        method_version=1,
+        config={},
+        weights={"b": "1" * 64},
+        data=f"d-{category}",
+        score_rule="max of the map",
+    )
+    value = 0.9 - 0.1 * METHODS.index(method) + 0.02 * CATEGORIES.index(category) + 0.001 * seed
+    failed = change.get("failed", False)
+    scores: dict[str, float | None] = {"image_auroc": value, "pixel_auroc": value - 0.1, "aupro": value - 0.2}
+    return RunRecord(
+        key=f"{METHODS.index(method)}{CATEGORIES.index(category)}{seed}".ljust(
+            16, "a" if protocol == "strict" else "b"
+        ),
+        spec=spec,
+        identity=identity,
+        fingerprint=fingerprint(spec, identity, 1),
+        outcome="failed" if failed else "ok",
+        failure=Failure(message="it <broke>", traceback="Traceback: line 7 <b>") if failed else None,
+        metrics={} if failed else {"all": scores, "structural": scores},
+        metrics_last={"all": {"image_auroc": value - 0.05}} if protocol == "paper" and not failed else None,
+        epochs=[EpochLog(number=n, losses={"L_pl": 1 / n}, test_image_auroc=value) for n in range(1, 9)],
+        selected_epoch=3,
+        categories=list(CATEGORIES),
+        split_categories={"structural": list(CATEGORIES)},
+        timings=Timings(
+            load=0, fit=2, predict=1, evaluate=0, images_per_second=10 + 20 * METHODS.index(method)
+        ),
+        peak_memory={"host": 10**9},
+        environment={"cpu": "made-up processor", "packages": {"torch": "0"}},
+        finished="2026-01-01T00:00:00",
+    )
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of three methods, three categories, two seeds, two protocols, one failed run, one gallery."""
+    folder = tmp_path_factory.mktemp("page")
+    results = folder / "results"
+    for protocol in ("strict", "paper"):
+        for method in METHODS:
+            for category in CATEGORIES:
+                for seed in (0, 1):
+                    failed = (method, category, seed, protocol) == ("gamma", "nut", 1, "strict")
+                    write_record(results, run(method, category, seed, protocol, failed=failed))
+    _keep(folder, results)
+    write(results, folder / "report")
+    return folder / "report" / "index.html"
+
+
+def _keep(folder: Path, results: Path) -> None:
+    """Maps of every method on one category: 12 test images, the last 8 anomalous."""
+    noise = np.random.default_rng(0)
+    samples = []
+    for n in range(12):
+        image, mask = folder / f"{n:02}.png", folder / f"{n:02}-mask.png"
+        Image.fromarray(noise.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(image)
+        drawn = np.zeros((64, 64), np.uint8)
+        if n >= 4:
+            drawn[8:24, 8:24] = 255
+            Image.fromarray(drawn).save(mask)
+        kind = "normal" if n < 4 else "structural"
+        samples.append(Sample(image, (mask,) if n >= 4 else (), kind, "" if n < 4 else "scratch"))
+    for method in METHODS:
+        record = run(method, "bolt", 0)
+        path = record_path(results, record.spec, record.key)
+        keep_pictures(
+            pictures_path(path, "d-bolt", 64, "antialiased"), samples, 64, "antialiased", folder / "cache"
+        )
+        maps = noise.random((12, 64, 64), dtype=np.float32)
+        maps[4:, 8:24, 8:24] += METHODS.index(method)
+        save_maps(path.with_suffix(".maps.safetensors"), maps, maps.max(axis=(1, 2)))
+
+
+def first(tab: Any) -> Any:
+    return tab.locator("section.ranking[data-protocol=strict] table.sortable").first
+
+
+def names(table: Any) -> list[str]:
+    """The method names of a table, from above, as far as they are in sight."""
+    return [c.inner_text() for c in table.locator("tbody th").all() if c.is_visible()]
+
+
+def test_sorting_by_a_column_keeps_the_incomplete_below_and_is_linked(report: Path) -> None:
+    with opened(report) as tab:
+        table = first(tab)
+        assert names(table) == ["alpha", "beta[depth=3]", "gamma"]
+        table.get_by_role("button", name="Image AUROC").click()
+        table.get_by_role("button", name="Image AUROC").click()
+        assert names(table) == ["beta[depth=3]", "alpha", "gamma"]
+        assert table.locator("th[aria-sort=ascending]").count() == 1
+        link = tab.evaluate("location.hash")
+    with opened(report, link) as tab:
+        assert names(first(tab)) == ["beta[depth=3]", "alpha", "gamma"]
+
+
+def test_filters_hide_rows_columns_and_rankings_and_are_linked(report: Path) -> None:
+    with opened(report) as tab:
+        tab.get_by_label("Protocol").select_option("strict")
+        tab.get_by_role("searchbox", name="Methods").fill("alp, gam")
+        tab.get_by_role("searchbox", name="Categories").fill("nut")
+        tab.get_by_label("Metric").select_option("aupro")
+        assert tab.locator("section.ranking:visible").count() == 1
+        assert names(first(tab)) == ["alpha", "gamma"]
+        heads = first(tab).locator("thead th:visible").all_inner_texts()
+        assert heads == ["Method", "AUPRO", "Images/s", "Training", "Peak memory"]
+        categories = tab.locator("section.ranking:visible details.lazy table:visible").first
+        assert categories.locator("thead th:visible").all_inner_texts() == ["Method", "mean", "nut"]
+        assert tab.get_by_role("status").inner_text() == "2 of 3 methods shown"
+        link = tab.evaluate("location.hash")
+    with opened(report, link) as tab:
+        assert names(first(tab)) == ["alpha", "gamma"]
+        tab.get_by_role("button", name="Show all").click()
+        assert tab.locator("section.ranking:visible").count() == 2
+        assert tab.evaluate("location.hash") == ""
+
+
+def test_a_cell_opens_its_runs_curve_command_and_failure(report: Path) -> None:
+    with opened(report) as tab:
+        section = tab.locator("section.ranking[data-protocol=strict]")
+        section.get_by_text("Per category").click()
+        table = section.locator("details.lazy table").first
+        table.locator("tbody tr[data-method='2'] td").nth(2).get_by_role("button").click()
+        dialog = tab.get_by_role("dialog")
+        text = dialog.inner_text()
+        assert "gamma" in text
+        assert "failed" in text
+        assert "Traceback: line 7 <b>" in text
+        assert "--methods gamma --datasets made_up --categories nut --seeds 0,1 --protocol strict" in text
+        assert "--set gamma.lr=0.01" in text
+        assert "72.00" in text
+        assert dialog.locator("svg.chart").count() >= 2
+        assert record_path(Path(), run("gamma", "nut", 0).spec, run("gamma", "nut", 0).key).as_posix() in text
+        link = tab.evaluate("location.hash")
+        tab.keyboard.press("Escape")
+        assert not dialog.is_visible()
+    with opened(report, link) as tab:
+        tab.get_by_role("dialog").wait_for()
+        assert "gamma" in tab.get_by_role("dialog").inner_text()
+
+
+def test_the_gallery_shows_every_methods_map(report: Path) -> None:
+    with opened(report) as tab:
+        section = tab.locator("section.ranking[data-protocol=strict]")
+        section.get_by_text("Gallery").click()
+        table = section.locator("details.gallery table").first
+        assert table.locator("thead th").all_inner_texts() == ["Image", "Test image", "Mask", *METHODS]
+        pictures = table.locator("img")
+        assert pictures.count() == 3 * (2 + len(METHODS))
+        pictures.first.scroll_into_view_if_needed()
+        assert pictures.first.evaluate("i => i.decode().then(() => i.naturalWidth)") == 64
+        for title in ("Typical: structural", "Worst misses", "Worst false alarms", "Disagreement"):
+            assert section.get_by_text(title).is_visible()
+
+
+def test_the_page_is_whole_without_a_script(report: Path) -> None:
+    with opened(report, java_script_enabled=False) as tab:
+        assert names(first(tab)) == ["alpha", "beta[depth=3]", "gamma"]
+        assert not tab.locator("#tools").is_visible()
+        tab.get_by_text("Per category").first.click()
+        assert tab.locator("details.lazy table").first.is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1200])
+def test_axe_finds_nothing_on_any_view(report: Path, scheme: str, width: int) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    options = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+    with opened(report, color_scheme=scheme, viewport={"width": width, "height": 800}) as tab:
+
+        def check() -> None:
+            found = axe.run(tab, options=options).response["violations"]
+            assert not [(v["id"], [n["html"][:120] for n in v["nodes"][:3]]) for v in found]
+
+        check()
+        tab.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+        check()
+        tab.evaluate("document.querySelector('table.opens td button').click()")
+        tab.get_by_role("dialog").wait_for()
+        check()
+
+
+def test_on_a_phone_only_tables_scroll_sideways_and_names_stay(report: Path) -> None:
+    with opened(report, viewport={"width": 390, "height": 800}) as tab:
+        tab.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+        tab.evaluate("document.querySelector('table.opens').parentElement.scrollLeft = 200")
+        assert first(tab).locator("tbody th").first.bounding_box()["x"] >= 0
+
+
+def test_a_hostile_name_does_nothing_in_the_script(tmp_path: Path) -> None:
+    odd = "<img src=x onerror=document.title='hit'>"
+    made = run("alpha", "bolt", 0)
+    spec = made.spec.model_copy(update={"method": odd, "category": odd, "dataset": odd})
+    write_record(tmp_path / "results", made.model_copy(update={"spec": spec, "categories": [odd]}))
+    write(tmp_path / "results", tmp_path / "report")
+    with opened(tmp_path / "report" / "index.html") as tab:
+        tab.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+        tab.evaluate("document.querySelectorAll('details.lazy table.opens td button')[1].click()")
+        tab.get_by_role("dialog").wait_for()
+        assert odd in tab.get_by_role("dialog").inner_text()
+        assert tab.locator("img").count() == 0
+        assert tab.title() == "Leaderboard · ulsad-bench"
+
+
+def test_pareto_front_by_hand() -> None:
+    a, b, c, d = Point("a", 1, 90), Point("b", 5, 80), Point("c", 4, 80), Point("d", 9, 70)
+    assert pareto([d, c, a, b]) == [a, b, d]
+    assert "&lt;x" in scatter_svg([Point("<x", 1, 50)], "x", "y")
+
+
+def test_choices_are_those_that_tell_most() -> None:
+    places = np.array([[0.1, 0.9, 0.0, 1.0, 0.5], [0.2, 0.8, 1.0, 0.9, 0.5]])
+    kinds = ["normal", "normal", "structural", "structural", "logical"]
+    found = {
+        title: chosen for title, _, chosen in choices(places, np.array([k != "normal" for k in kinds]), kinds)
+    }
+    assert found["Disagreement"][0] == 2
+    assert found["Worst misses"][0] in (2, 4)
+    assert found["Worst false alarms"] == [1, 0]
+    assert found["Typical: logical"] == [4]
+
+
+def test_the_command_is_one_that_a_shell_takes_apart_again() -> None:
+    spec = RunSpec(
+        dataset="my set",
+        category="x",
+        method="anomalib:Stfpm[a=1]",
+        params={"a": 1, "layers": ["l1", "l2"]},
+        seed=0,
+        limit_train=5,
+        backbone_weights="none",
+        evaluate="native",
+    )
+    assert command(spec) == (
+        "bench run --methods 'anomalib:Stfpm[a=1]' --datasets 'my set' --categories {category} "
+        "--seeds {seed} --protocol strict --image-size 256 --set 'anomalib:Stfpm.layers=[l1,l2]' "
+        "--limit-train 5 --backbone-weights none --evaluate native"
+    )
+
+
+def test_thumbnails_that_are_damaged_are_as_if_missing(tmp_path: Path) -> None:
+    path = tmp_path / "x.images.safetensors"
+    assert load_pictures(path) is None
+    path.write_bytes(b"no tensors")
+    assert load_pictures(path) is None
