@@ -29,15 +29,14 @@ from reports.published import Published, published
 from reports.records import load
 from reports.tidy import to_csv as tidy_csv
 
+_MARK = "% Written by `bench report`; it is replaced by the next report.\n"
+
 
 class _Style(NamedTuple):
     """How LaTeX tables are set, and whether they cite."""
 
     name: str
     cite: bool
-
-
-_MARK = "% Written by `bench report`; it is replaced by the next report.\n"
 
 
 def write(
