@@ -117,6 +117,13 @@ def plan(debug: bool, **given: Any) -> None:
 @click.option("--tables", "wanted", default="", help="The paper's tables too: paper, or table-1,table-7.")
 @click.option("--figures", is_flag=True, help="Figures as PDF, SVG and PNG too, in figures/.")
 @click.option(
+    "--format",
+    "formats",
+    default="csv,html,latex",
+    show_default=True,
+    help="What to write, comma-separated: csv, html, json, latex, markdown, parquet.",
+)
+@click.option(
     "--latex-style",
     type=click.Choice(["tmlr", "ieee"]),
     default="tmlr",
@@ -131,7 +138,7 @@ def plan(debug: bool, **given: Any) -> None:
 )
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def report(results: Path, output: Path, debug: bool, **given: Any) -> None:
-    """Write leaderboard.csv, index.html and LaTeX tables from the records."""
+    """Write leaderboard.csv, index.html and LaTeX tables, or other formats, from the records."""
     with sentences(debug):
         from rich.console import Console
 

@@ -103,7 +103,7 @@ def cache(context: click.Context) -> None:
 
 @cache.command()
 def clear() -> None:
-    """Remove decoded images and the demo, which are made again when needed; downloads stay."""
+    """Remove decoded images, the demo and copies of records, made again when needed; downloads stay."""
     from harness.images import cache_dir, clear_cache
 
     count, size = clear_cache(cache_dir())

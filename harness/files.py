@@ -12,7 +12,15 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import platformdirs
+
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.(?P<pid>\d+)@(?P<host>.+)\.tmp$")
+
+
+def cache_dir() -> Path:
+    """Returns the cache folder: ``BENCH_CACHE``, else the platform's place for caches."""
+    chosen = os.environ.get("BENCH_CACHE")
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("ulsad-bench"))
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 import cv2
 import numpy as np
 import PIL
-import platformdirs
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from harness.errors import UserError
+from harness.files import cache_dir as cache_dir
 from harness.files import remove, remove_leftovers, temporary_name
 
 if TYPE_CHECKING:
@@ -45,12 +45,6 @@ _EXIF_ORIENTATION = 0x0112
 # A file changed again within one tick of the file system's clock keeps size and time: such a fresh file
 # is hashed again next time instead of being remembered.
 _SETTLED_NS = 2_000_000_000
-
-
-def cache_dir() -> Path:
-    """Returns the cache folder: ``BENCH_CACHE``, else the platform's place for caches."""
-    chosen = os.environ.get("BENCH_CACHE")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("ulsad-bench"))
 
 
 def in_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
@@ -297,8 +291,9 @@ class CacheEntry(NamedTuple):
 
 
 def cache_entries(cache: Path) -> list[CacheEntry]:
-    """Returns what this module and the demo keep in the cache, and how large each is."""
-    paths = [*(cache / _ARRAYS).glob("*"), *cache.glob(f"{_HASHES}*"), *cache.glob("demo-*")]
+    """Returns what this module, the demo and reports keep in the cache, and how large each is."""
+    own = [*(cache / _ARRAYS).glob("*"), *cache.glob(f"{_HASHES}*")]
+    paths = [*own, *cache.glob("demo-*"), *cache.glob("records-*.cache")]
     return [CacheEntry(path, _bytes(path)) for path in sorted(paths)]
 
 

@@ -8,6 +8,7 @@ images in the category's folder (:mod:`harness.pictures`).
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,10 +99,38 @@ def record_files(results: Path) -> list[Path]:
     Raises:
         UserError: there is no such folder.
     """
+    return [results / name for name in record_names(results)]
+
+
+def record_names(results: Path) -> list[str]:
+    """Returns where all records lie within the folder, in order, with slashes.
+
+    Raises:
+        UserError: there is no such folder.
+    """
     if not results.is_dir():
         raise UserError(f"There is no results folder {results}: run `bench run` first, or give --results.")
     # Exactly this depth: a report or a copied folder inside the results is not taken for records.
-    return sorted(results.glob("*/*/*/*.json"))
+    folders = [""]
+    for _ in range(3):
+        found = ((folder, entry) for folder in folders for entry in _inside(results, folder))
+        folders = [f"{folder}{entry.name}/" for folder, entry in found if entry.is_dir()]
+    return [
+        f"{folder}{entry.name}"
+        for folder in folders
+        for entry in _inside(results, folder)
+        if entry.name.endswith(".json")
+    ]
+
+
+def _inside(results: Path, folder: str) -> list[os.DirEntry[str]]:
+    """What lies in a folder, in order; nothing where it cannot be looked into."""
+    # A hundred thousand paths take seconds by Path.glob.
+    try:
+        with os.scandir(results / folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        return []
 
 
 def prepare(results: Path) -> None:

@@ -48,17 +48,20 @@ def compare(board: Leaderboard, published: Sequence[Published]) -> list[Pair]:
         if n.unit == "%" and n.metric in METRICS:
             key = (n.dataset, n.method, n.category, n.split, n.metric)
             printed[key].setdefault((n.source, n.printed, n.printed_std), []).append(n)
+    known = {key[:2] for key in printed}
     pairs = []
     for ranking in board.rankings:
         for label in ranking.methods:
-            records = [r for (name, _, _), r in ranking.records.items() if name == label]
+            records = ranking.by_method[label]
             method = records[0].spec.method.partition("[")[0]
+            if (ranking.dataset, method) not in known:
+                continue
             for split in ranking.splits:
                 for category in (*ranking.split_categories(split), MEAN):
                     for metric in ranking.metrics(split):
-                        same = printed.get((ranking.dataset, method, category, split, metric), {})
-                        cell = ranking.cell(label, category, split, metric)
-                        if not same or cell.mean is None:
+                        same = printed.get((ranking.dataset, method, category, split, metric))
+                        cell = ranking.cell(label, category, split, metric) if same else None
+                        if not same or cell is None or cell.mean is None:
                             continue
                         for found in same.values():
                             tables = tuple(n.table for n in found)

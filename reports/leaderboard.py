@@ -12,27 +12,19 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from harness.spec import KINDS_MEAN, PROTOCOLS, Fingerprint, RunRecord
+from harness.spec import KINDS_MEAN, PROTOCOLS, Fingerprint, Identity, RunRecord
+from reports.grid import MEAN as MEAN
+from reports.grid import STATES, Grid, Summary, fill
+from reports.tidy import COLUMNS as COLUMNS
+from reports.tidy import tidy
 
-COLUMNS = (
-    "dataset",
-    "category",
-    "split",
-    "method",
-    "protocol",
-    "fingerprint",
-    "metric",
-    "mean",
-    "std",
-    "seeds",
-    "complete",
-)
 METRICS: Mapping[str, str] = {
     "image_auroc": "Image AUROC",
     "pixel_auroc": "Pixel AUROC",
@@ -47,7 +39,6 @@ METRICS: Mapping[str, str] = {
     "spro_0.3": "sPRO (FPR ≤ 0.3)",
     "spro_1": "sPRO (FPR ≤ 1)",
 }
-MEAN = "mean"
 
 
 def split_title(split: str) -> str:
@@ -103,56 +94,98 @@ class Ranking:
 
     def split_categories(self, split: str) -> tuple[str, ...]:
         """The categories that a mean over a split runs over: those which have that kind of anomaly."""
-        record = next(iter(self.records.values()))
-        own = record.split_categories.get(split)
-        return self.categories if own is None else tuple(c for c in self.categories if c in own)
+        return self._split_categories.get(split, self.categories)
+
+    @cached_property
+    def _split_categories(self) -> dict[str, tuple[str, ...]]:
+        own = next(iter(self.records.values())).split_categories
+        named = {split: {*some} for split, some in own.items()}
+        return {split: tuple(c for c in self.categories if c in some) for split, some in named.items()}
 
     def metrics(self, split: str) -> tuple[str, ...]:
         """The metrics of a split: sPRO where some record has it; in the mean over the kinds nothing else."""
-        there = set().union(*(record.metrics.get(split, {}) for record in self.records.values()))
+        there = self._metrics.get(split, set())
         return tuple(m for m in METRICS if m in there or not (split == KINDS_MEAN or m.startswith("spro_")))
+
+    @cached_property
+    def _metrics(self) -> dict[str, set[str]]:
+        # Most records have the same ones.
+        there = {
+            (split, *scores) for record in self.records.values() for split, scores in record.metrics.items()
+        }
+        found: dict[str, set[str]] = defaultdict(set)
+        for split, *names in there:
+            found[split].update(names)
+        return dict(found)
+
+    @cached_property
+    def by_method(self) -> dict[str, list[RunRecord]]:
+        """The records of each method's label."""
+        found: dict[str, list[RunRecord]] = {method: [] for method in self.methods}
+        for (method, _, _), record in self.records.items():
+            found[method].append(record)
+        return found
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Every number of the ranking, in percent."""
+        methods, categories, seeds = self._places
+        columns = [(split, metric) for split in self.splits for metric in self.metrics(split)]
+        # A category that the dataset no longer has is in no table.
+        placed = (
+            ((methods[m], categories[c], seeds[s]), record)
+            for (m, c, s), record in self.records.items()
+            if c in categories
+        )
+        return fill(placed, (len(methods), len(categories), len(seeds)), columns)
+
+    @cached_property
+    def _places(self) -> tuple[dict[str, int], dict[str, int], dict[int, int]]:
+        methods, categories = ({n: i for i, n in enumerate(x)} for x in (self.methods, self.categories))
+        return methods, categories, {seed: i for i, seed in enumerate(self.seeds)}
+
+    @cached_property
+    def _means(self) -> dict[tuple[str, ...], Summary]:
+        """What the seeds say on the mean over each choice of categories that a split has."""
+        chosen = {self.categories, *self._split_categories.values()}
+        return {names: self.grid.means([self._places[1][c] for c in names]) for names in chosen}
+
+    def summary(self, category: str, split: str) -> Summary:
+        """What the seeds say for each method and column of :attr:`grid`, [M, K]; see :meth:`cell`."""
+        return self._means[self.split_categories(split)] if category == MEAN else self._cells[category]
+
+    @cached_property
+    def _cells(self) -> dict[str, Summary]:
+        """What the seeds say on each category."""
+        return {category: self.grid.cell(c) for category, c in self._places[1].items()}
 
     def cell(self, method: str, category: str, split: str, metric: str) -> Cell:
         """The cell of a category, or of ``mean``: the mean over categories."""
-        categories = self.split_categories(split) if category == MEAN else (category,)
-        have, reasons, per_seed = 0, Counter[str](), []
-        for seed in self.seeds:
-            values = []
-            for name in categories:
-                value, reason = _value(self.records.get((method, name, seed)), split, metric)
-                if value is None:
-                    reasons[reason] += 1
-                else:
-                    values.append(value)
-            have += len(values)
-            if values and len(values) == len(categories):
-                per_seed.append(statistics.fmean(values))
-        want = len(self.seeds) * len(categories)
-        if have == want and per_seed:
-            std = statistics.stdev(per_seed) if len(per_seed) > 1 else None
-            return Cell(statistics.fmean(per_seed), std, have, want)
-        if category != MEAN and per_seed:
-            # Some seeds are there: shown, but counted as incomplete.
-            std = statistics.stdev(per_seed) if len(per_seed) > 1 else None
-            return Cell(statistics.fmean(per_seed), std, have, want, f"{have} of {want}")
-        if category == MEAN and have:
-            return Cell(None, None, have, want, f"{have} of {want}")
-        return Cell(None, None, have, want, reasons.most_common(1)[0][0] if reasons else "not run")
+        methods, categories, seeds = self._places
+        names = self.split_categories(split) if category == MEAN else (category,)
+        want = len(seeds) * len(names)
+        if method not in methods or not categories.keys() >= {*names}:
+            return Cell(None, None, 0, want, "not run")
+        m, k = methods[method], self.grid.column(split, metric)
+        found = self.summary(category, split)
+        have, mean, std = int(found.counts[0, m, k]), float(found.mean[m, k]), float(found.std[m, k])
+        some = f"{have} of {want}"
+        if mean == mean:
+            # Some seeds may be there only: shown, but counted as incomplete.
+            return Cell(mean, std if std == std else None, have, want, "" if have == want else some)
+        if have:
+            return Cell(None, None, have, want, some)
+        # The most frequent reason stands for all, the first of those as frequent.
+        states = self.grid.states[m, [categories[c] for c in names], :, k].T.ravel()
+        reasons = Counter(states.tolist()).most_common(1)
+        return Cell(None, None, 0, want, STATES[reasons[0][0]] if reasons else "not run")
 
     def scores(self, split: str, metric: str) -> tuple[tuple[str, ...], npt.NDArray[np.float64]]:
         """The methods that have every run, and their scores [methods, categories, seeds], in percent."""
-        names, found = [], []
-        categories = self.split_categories(split)
-        for method in self.methods:
-            grid = [
-                [_value(self.records.get((method, c, s)), split, metric)[0] for s in self.seeds]
-                for c in categories
-            ]
-            if grid and all(value is not None for row in grid for value in row):
-                names.append(method)
-                found.append(grid)
-        shape = (len(names), len(categories), len(self.seeds))
-        return tuple(names), np.array(found, dtype=np.float64).reshape(shape)
+        categories = [self._places[1][c] for c in self.split_categories(split)]
+        found = self.grid.values[..., self.grid.column(split, metric)][:, categories]
+        whole = [bool(categories) and not np.isnan(scores).any() for scores in found]
+        return tuple(m for m, there in zip(self.methods, whole, strict=True) if there), found[whole]
 
     def gaps(self, method: str) -> npt.NDArray[np.float64] | None:
         """Selected minus last image AUROC [1, categories, seeds], percent; ``None`` if a run lacks one."""
@@ -170,7 +203,13 @@ class Ranking:
 
     def badges(self) -> tuple[str, ...]:
         """What a reader must know about these numbers before using them."""
+        return self._badges
+
+    @cached_property
+    def _badges(self) -> tuple[str, ...]:
         found = []
+        if any(record.environment.get("simulated") for record in self.records.values()):
+            found.append("simulated")
         if PROTOCOLS[self.fingerprint.protocol].uses_test_data:
             found.append("selects on test data")
         if any("random" in record.fingerprint.weights.values() for record in self.records.values()):
@@ -193,20 +232,13 @@ class Leaderboard:
     notes: tuple[str, ...]
 
     def table(self) -> pd.DataFrame:
-        """The tidy table, in percent, with the columns :data:`COLUMNS`."""
-        rows = []
-        for ranking in self.rankings:
-            for split in ranking.splits:
-                categories = ranking.split_categories(split)
-                for category in (*categories, MEAN):
-                    for method in ranking.methods:
-                        for metric in ranking.metrics(split):
-                            cell = ranking.cell(method, category, split, metric)
-                            count = f"{cell.have} of {cell.want}"
-                            head = (ranking.dataset, category, split, method, ranking.fingerprint.protocol)
-                            seeds = cell.have if category != MEAN else len(ranking.seeds)
-                            rows.append((*head, ranking.name, metric, cell.mean, cell.std, seeds, count))
-        return pd.DataFrame(rows, columns=list(COLUMNS))
+        """The tidy table, in percent, with the columns :data:`COLUMNS`.
+
+        ``values`` holds for each row a list, one number per seed of the ranking in the order of the seeds,
+        ``None`` where there is none; in the rows of means these are the seeds' means over categories.
+        ``low`` and ``high`` are the ends of Student's 95 % interval of ``mean`` over seeds.
+        """
+        return tidy(self.rankings)
 
 
 def build(records: Sequence[RunRecord], damaged: Sequence[tuple[Path, str]] = ()) -> Leaderboard:
@@ -231,9 +263,12 @@ def build(records: Sequence[RunRecord], damaged: Sequence[tuple[Path, str]] = ()
     ]
     if outdated := len(newest) - len(current):
         notes.append(f"{outdated} records are left out: the files of their category have changed since.")
+    # Records that come from the cache share their fingerprints: each is worked out once.
+    distinct = {id(record.fingerprint): record.fingerprint for record in current}
+    short = {key: found.short() for key, found in distinct.items()}
     groups: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for record in current:
-        groups[(record.spec.dataset, record.fingerprint.short())].append(record)
+        groups[(record.spec.dataset, short[id(record.fingerprint)])].append(record)
     rankings = []
     for (dataset, name), members in sorted(groups.items()):
         parts = _apart(members)
@@ -267,26 +302,20 @@ def selection_gaps(board: Leaderboard) -> list[tuple[str, str, float, float]]:
     return rows
 
 
-def _value(record: RunRecord | None, split: str, metric: str) -> tuple[float | None, str]:
-    if record is None:
-        return None, "not run"
-    if record.outcome != "ok":
-        return None, record.outcome.replace("_", " ")
-    scores = record.metrics.get(split, {})
-    value = scores.get(metric)
-    return (100 * value, "") if value is not None else (None, "undefined")
-
-
 def _apart(records: list[RunRecord]) -> dict[str, list[RunRecord]]:
     """Splits records where one backbone has two sets of weights."""
+    distinct = {id(record.fingerprint): record.fingerprint for record in records}
     weights: dict[str, set[str]] = defaultdict(set)
-    for record in records:
-        for backbone, sha in record.fingerprint.weights.items():
+    for found in distinct.values():
+        for backbone, sha in found.weights.items():
             weights[backbone].add(sha)
+    suffixes = {}
+    for key, found in distinct.items():
+        odd = [f"{b}={s}" for b, s in sorted(found.weights.items()) if len(weights[b]) > 1]
+        suffixes[key] = hashlib.sha256("|".join(odd).encode()).hexdigest()[:4]
     parts: dict[str, list[RunRecord]] = defaultdict(list)
     for record in records:
-        odd = [f"{b}={s}" for b, s in sorted(record.fingerprint.weights.items()) if len(weights[b]) > 1]
-        parts[hashlib.sha256("|".join(odd).encode()).hexdigest()[:4]].append(record)
+        parts[suffixes[id(record.fingerprint)]].append(record)
     return parts
 
 
@@ -313,18 +342,20 @@ def _labels(records: Iterable[RunRecord]) -> dict[str, str]:
         by_method[record.spec.method].append(record)
     labels = {}
     for method, members in by_method.items():
-        settings = {record.key: _settings(record) for record in members}
+        distinct = {id(record.identity): record.identity for record in members}
+        settings = {key: _settings(identity) for key, identity in distinct.items()}
         keys = sorted(set().union(*settings.values()))
         differing = [k for k in keys if len({s.get(k) for s in settings.values()}) > 1]
-        for record in members:
-            own = settings[record.key]
+        names = {}
+        for key, own in settings.items():
             shown = ", ".join(f"{k}={own[k]}" for k in differing if k in own)
-            labels[record.key] = f"{method} ({shown})" if shown else method
+            names[key] = f"{method} ({shown})" if shown else method
+        for record in members:
+            labels[record.key] = names[id(record.identity)]
     return labels
 
 
-def _settings(record: RunRecord) -> dict[str, str]:
-    identity = record.identity
+def _settings(identity: Identity) -> dict[str, str]:
     own = {key: str(value) for key, value in identity.config.items()}
     return (
         own

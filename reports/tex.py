@@ -168,6 +168,9 @@ def head(name: str, notes: Notes, cite: str = "") -> str:
     for word in re.findall(r"[^_ -]*[_ -]|[^_ -]+", name):
         if lines[-1] and width(escape(lines[-1] + word)) > _LINE:
             lines.append("")
+        if width(escape(lines[-1] + word)) <= _LINE + 4:
+            lines[-1] += word
+            continue
         for character in word:
             if width(escape(lines[-1] + character)) > _LINE + 4:
                 lines.append("")
@@ -216,7 +219,9 @@ def table(
         notes: what is explained below.
     """
     cells = [row for row in rows if not isinstance(row, str)]
-    widths = [max(width(row[i]) for row in cells) for i in range(len(columns))]
+    # The same numbers stand in many cells.
+    known = {text: width(text) for text in {text for row in cells for text in row}}
+    widths = [max(known[row[i]] for row in cells) for i in range(len(columns))]
     normal = 5.4 * sum(widths) + 12 * len(columns)
     small = 4.3 * sum(widths) + 8 * len(columns)
     wide = small > STYLES[style].line and STYLES[style].page > STYLES[style].line

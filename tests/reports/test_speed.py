@@ -1,0 +1,43 @@
+"""How long a report takes: half a second for a thousand records, seconds for a hundred thousand."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from reports.write import write
+from tests.reports.simulated import Simulation
+
+# The promise is for two cores that do nothing else; a machine that does gets so much longer.
+SLACK = 3.0
+
+
+def took(results: Path, out: Path, formats: str) -> float:
+    began = time.perf_counter()
+    write(results, out, formats=formats)
+    return time.perf_counter() - began
+
+
+def test_a_thousand_records_take_less_than_a_second(tmp_path: Path) -> None:
+    Simulation(1000).write(tmp_path / "results")
+    assert min(took(tmp_path / "results", tmp_path / "out", "csv,latex") for _ in range(2)) < 1 * SLACK
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_records_take_less_than_ten_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    made = Simulation(100_000)
+    made.write(tmp_path / "results")
+    # The first time every file is opened.
+    cold = took(tmp_path / "results", tmp_path / "out", "csv,latex")
+    first = (tmp_path / "out" / "leaderboard.csv").read_bytes()
+    time.sleep(2)
+    took(tmp_path / "results", tmp_path / "out", "csv")
+    warm = took(tmp_path / "results", tmp_path / "out", "csv,latex")
+    assert (tmp_path / "out" / "leaderboard.csv").read_bytes() == first
+    assert warm < 10 * SLACK
+    assert warm < cold
