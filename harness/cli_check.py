@@ -69,6 +69,13 @@ def baseline(folders: tuple[Path, ...], output: Path, debug: bool) -> None:
     show_default=True,
     help="Percent points by which a mean score must fall to count.",
 )
+@click.option(
+    "--min-slow-down",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    help="Percent by which times must grow to count.",
+)
 @click.option("--require-speed", is_flag=True, help="Speed on other hardware is an answer missing.")
 @click.option("--bisect", is_flag=True, help="Exit with 125 where nothing can be told, for `git bisect run`.")
 @click.option("--explain", "explained", metavar="CELL", help="Print one cell in full, and the likely reason.")
@@ -84,6 +91,7 @@ def check(
     baseline_file: Path,
     folders: tuple[Path, ...],
     min_effect: float,
+    min_slow_down: float,
     require_speed: bool,
     bisect: bool,
     explained: str | None,
@@ -111,7 +119,7 @@ def check(
         before = read_baseline(baseline_file)
         cell = find_cell(explained, before) if explained is not None else None
         found = gather(folders)
-        report = judge(before, found, Rules(min_effect, require_speed))
+        report = judge(before, found, Rules(min_effect, min_slow_down, require_speed))
         if cell:
             for line in explain(cell, before, found, report):
                 click.echo(line)

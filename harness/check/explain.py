@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from harness.check.baseline import SCORES, Baseline, Cell
+from harness.check.case import match
 from harness.check.gather import Gathered, differences, incomparable
-from harness.check.judge import match
 from harness.check.report import Report, Verdict
 from harness.check.text import plain
 from harness.errors import UserError, nearest

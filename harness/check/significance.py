@@ -10,7 +10,9 @@ degrees of freedom.
 
 **Many tests.** Benjamini and Hochberg's (1995) procedure.
 
-**Times.** Mann and Whitney's test, with the shift that Hodges and Lehmann's estimator gives.
+**Times.** Mann and Whitney's test, with the shift that Hodges and Lehmann's estimator gives. With five
+runs on each side its smallest p-value is 0.004, too large for ninety of them. So a moderated t test of the
+logarithms, which knows the noise of the other cells, must agree.
 """
 
 from __future__ import annotations
@@ -28,66 +30,82 @@ _ROUNDING = 1e-8
 _ENOUGH = 3
 
 
-def loss_p(differences: Sequence[Array]) -> Array:
-    """Returns one-sided p-values of losses [cells], by moderated paired t tests.
+class Losses:
+    """Moderated paired t tests of losses.
 
     Args:
-        differences: for each cell new − baseline by seed, two seeds or more.
+        differences: for each cell and metric new − baseline by seed, two seeds or more.
+        kinds: the metric of each, by number. Every metric has a noise of its own to be drawn towards.
     """
-    sizes = np.array([len(d) for d in differences], dtype=np.float64)
-    means = np.array([d.mean() for d in differences], dtype=np.float64)
-    variances = np.array([d.var(ddof=1) for d in differences], dtype=np.float64)
-    variances, freedom = moderate(variances, sizes - 1)
-    return _lower_t(means, variances / sizes, freedom)
+
+    def __init__(self, differences: Sequence[Array], kinds: Sequence[int]) -> None:
+        sizes = np.array([len(d) for d in differences], dtype=np.float64)
+        variances = np.array([d.var(ddof=1) for d in differences], dtype=np.float64)
+        moderated, self._freedom = moderate(variances, sizes - 1, np.array(kinds, dtype=np.int64))
+        self._means = np.array([d.mean() for d in differences], dtype=np.float64)
+        self._errors = moderated / sizes
+
+    def p(self) -> Array:
+        """Returns the one-sided p-values of the cells' losses [cells]."""
+        return _lower_t(self._means, self._errors, self._freedom)
+
+    def group_p(self, cells: Sequence[int], mean: float, count: int) -> float:
+        """Returns the one-sided p-value of a loss of the mean over categories.
+
+        Args:
+            cells: positions of those categories whose cells are among the tests.
+            mean: the mean difference over all categories.
+            count: number of all categories.
+        """
+        errors = self._errors[list(cells)] / count**2
+        squares = float((errors**2 / self._freedom[list(cells)]).sum())
+        total = float(errors.sum())
+        freedom = total**2 / squares if squares > 0 else np.inf
+        return float(_lower_t(np.array([mean]), np.array([total]), np.array([freedom]))[0])
 
 
-def moderate(variances: Array, freedom: Array) -> tuple[Array, Array]:
+def mean_loss_p(means: Array) -> float:
+    """Returns the one-sided p-value of a loss, the differences [n] of categories being the units."""
+    error = means.var(ddof=1, keepdims=True) / len(means)
+    return float(_lower_t(means.mean(keepdims=True), error, np.array([len(means) - 1.0]))[0])
+
+
+def moderate(variances: Array, freedom: Array, kinds: npt.NDArray[np.int64]) -> tuple[Array, Array]:
     """Draws variances towards each other.
 
-    The prior, a scaled inverse χ² distribution, is fitted to the mean and variance of the logarithms.
+    The prior, a scaled inverse χ² distribution, is fitted to the logarithms: its centre to their mean within
+    each kind, its degrees of freedom to their variance around that.
 
     Args:
         variances: sample variances [n].
         freedom: their degrees of freedom [n].
+        kinds: numbers [n] of what is drawn together.
 
     Returns:
         Moderated variances [n] and their degrees of freedom [n], infinite where all agree.
     """
     used = variances > _ROUNDING
-    if used.sum() < _ENOUGH:
+    for kind in np.unique(kinds):
+        if (used & (kinds == kind)).sum() < _ENOUGH:
+            used &= kinds != kind
+    if not used.any():
         return variances, freedom
     half = freedom[used] / 2
     logs = np.log(variances[used]) - special.digamma(half) + np.log(half)
-    excess = float(logs.var(ddof=1) - special.polygamma(1, half).mean())
-    if excess <= 0:
-        common = float((variances * freedom)[used].sum() / freedom[used].sum())
-        return np.where(used, common, variances), np.where(used, np.inf, freedom)
-    prior = 2 * _inverse_trigamma(excess)
-    centre = float(np.exp(logs.mean() + special.digamma(prior / 2) - np.log(prior / 2)))
-    mixed = (freedom * variances + prior * centre) / (freedom + prior)
-    return np.where(used, mixed, variances), np.where(used, freedom + prior, freedom)
-
-
-def group_loss_p(differences: Sequence[Array]) -> float:
-    """Returns the one-sided p-value of a loss of the mean over categories.
-
-    Args:
-        differences: by category as in :func:`loss_p`. With one seed anywhere the categories are the units
-            (three or more, else 1 is returned), else the seeds within them.
-    """
-    sizes = np.array([len(d) for d in differences], dtype=np.float64)
-    means = np.array([d.mean() for d in differences], dtype=np.float64)
-    count = len(means)
-    if sizes.min() < 2:
-        if count < _ENOUGH:
-            return 1.0
-        error, freedom = means.var(ddof=1) / count, count - 1.0
+    present, which, counts = np.unique(kinds[used], return_inverse=True, return_counts=True)
+    centres = np.bincount(which, logs) / counts
+    around = float(((logs - centres[which]) ** 2).sum() / (len(logs) - len(present)))
+    excess = around - float(special.polygamma(1, half).mean())
+    prior = 2 * _inverse_trigamma(excess) if excess > 0 else np.inf
+    if np.isinf(prior):
+        total = np.bincount(which, freedom[used] * variances[used]) / np.bincount(which, freedom[used])
+        mixed = total[which]
     else:
-        errors = np.array([d.var(ddof=1) for d in differences]) / sizes / count**2
-        error = errors.sum()
-        squares = float((errors**2 / (sizes - 1)).sum())
-        freedom = float(error**2 / squares) if squares > 0 else 1.0
-    return float(_lower_t(means.mean(keepdims=True), np.array([error]), np.array([freedom]))[0])
+        centre = np.exp(centres + special.digamma(prior / 2) - np.log(prior / 2))[which]
+        mixed = (freedom[used] * variances[used] + prior * centre) / (freedom[used] + prior)
+    moderated, degrees = variances.copy(), freedom.copy()
+    moderated[used], degrees[used] = mixed, freedom[used] + prior
+    return moderated, degrees
 
 
 def discoveries(p: Array, rate: float) -> npt.NDArray[np.bool_]:
@@ -108,6 +126,23 @@ def slow_down(before: Array, now: Array) -> float:
 def slow_down_p(before: Array, now: Array) -> float:
     """Returns Mann and Whitney's one-sided p-value of ``now`` being longer."""
     return float(stats.mannwhitneyu(now, before, alternative="greater").pvalue)
+
+
+def longer_p(pairs: Sequence[tuple[Array, Array]], common: float) -> Array:
+    """Returns one-sided p-values [cells] of moderated t tests of times being longer.
+
+    Args:
+        pairs: for each cell the logarithms of times before and now.
+        common: logarithm of what all cells share, which is taken off.
+    """
+    freedom = np.array([len(old) + len(new) - 2 for old, new in pairs], dtype=np.float64)
+    squares = [((old - old.mean()) ** 2).sum() + ((new - new.mean()) ** 2).sum() for old, new in pairs]
+    variances, moderated = moderate(
+        np.array(squares, dtype=np.float64) / freedom, freedom, np.zeros(len(pairs), dtype=np.int64)
+    )
+    weights = np.array([1 / len(old) + 1 / len(new) for old, new in pairs])
+    gains = np.array([old.mean() + common - new.mean() for old, new in pairs], dtype=np.float64)
+    return _lower_t(gains, variances * weights, moderated)
 
 
 def decidable(before: int, now: int, level: float) -> bool:
