@@ -8,8 +8,9 @@ Scores are percent points, times seconds, memory MiB. A check summarises the new
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -19,12 +20,21 @@ from harness.files import write_atomically
 from harness.spec import Frozen
 
 SCHEMA_VERSION = 1
+ScoreName = Literal["image_auroc", "pixel_auroc", "aupro"]
 # The scores that are checked, by their names in records, with those for people.
-SCORES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
+SCORES: Mapping[ScoreName, str] = {
+    "image_auroc": "image AUROC",
+    "pixel_auroc": "pixel AUROC",
+    "aupro": "AUPRO",
+}
 # Costs: what a run takes, with the unit.
 COSTS = {"fit": "s", "predict": "s", "memory_host": "MiB", "memory_device": "MiB"}
 # Lines of the file hold what is smaller than this together.
 _LINE = 100
+
+
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Score(Frozen):
@@ -36,9 +46,9 @@ class Score(Frozen):
         seeds: by seed, one value for each results folder. Only these are compared.
     """
 
-    mean: float
-    spread: float | None
-    seeds: dict[str, list[float]]
+    mean: Percent
+    spread: Percent | None
+    seeds: dict[str, Annotated[list[Percent], Field(min_length=1)]] = Field(min_length=1)
 
 
 class Hardware(Frozen):
@@ -51,10 +61,10 @@ class Hardware(Frozen):
         memory_device: peak MiB of the GPU's allocator.
     """
 
-    fit: list[float] = Field(default_factory=list)
-    predict: list[float] = Field(default_factory=list)
-    memory_host: list[float] = Field(default_factory=list)
-    memory_device: list[float] = Field(default_factory=list)
+    fit: list[Cost] = Field(default_factory=list)
+    predict: list[Cost] = Field(default_factory=list)
+    memory_host: list[Cost] = Field(default_factory=list)
+    memory_device: list[Cost] = Field(default_factory=list)
 
 
 class Cell(Frozen):
@@ -89,7 +99,7 @@ class Cell(Frozen):
     config: dict[str, Any]
     environments: list[str]
     finished: str
-    scores: dict[str, Score]
+    scores: dict[ScoreName, Score] = Field(min_length=1)
     costs: dict[str, Hardware]
 
     @property

@@ -9,7 +9,7 @@ from statistics import fmean
 
 import numpy as np
 
-from harness.check.baseline import SCORES, Baseline, Cell
+from harness.check.baseline import SCORES, Baseline, Cell, ScoreName
 from harness.check.gather import Gathered, incomparable
 from harness.check.report import Answer, Compared
 from harness.check.significance import Array
@@ -38,8 +38,8 @@ class Case:
     notes: list[str] = field(default_factory=list)
     scores: list[Compared] = field(default_factory=list)
     costs: list[Compared] = field(default_factory=list)
-    differences: dict[str, Array] = field(default_factory=dict)
-    bases: dict[str, float] = field(default_factory=dict)
+    differences: dict[ScoreName, Array] = field(default_factory=dict)
+    bases: dict[ScoreName, float] = field(default_factory=dict)
 
 
 @dataclass

@@ -106,7 +106,7 @@ def pattern(change: np.ndarray[Any, np.dtype[np.float64]]) -> str:
 def _seeds(cell: Cell, now: Cell) -> Iterator[str]:
     for metric, score in cell.scores.items():
         later = now.scores[metric].seeds if metric in now.scores else {}
-        yield f"  {SCORES.get(metric, plain(metric))}, %: seed, baseline, now, difference"
+        yield f"  {SCORES[metric]}, %: seed, baseline, now, difference"
         change = []
         for seed, values in score.seeds.items():
             before = float(np.mean(values))

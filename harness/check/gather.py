@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import __version__
-from harness.check.baseline import COSTS, SCORES, Baseline, Cell, Hardware, Score
+from harness.check.baseline import COSTS, SCORES, Baseline, Cell, Hardware, Score, ScoreName
 from harness.check.text import plain
 from harness.errors import UserError
 from harness.spec import RunRecord, RunSpec
@@ -62,7 +62,7 @@ def gather(folders: Sequence[Path]) -> Gathered:
         kept += newest.values()
     failed: dict[Slot, list[str]] = defaultdict(list)
     together: dict[str, list[RunRecord]] = defaultdict(list)
-    for record in kept:
+    for record in sorted(kept, key=lambda record: record.spec.seed):
         if record.outcome == "ok" and any(_scores([record])):
             together[_belonging(record)].append(record)
         else:
@@ -168,7 +168,7 @@ def _cell(records: list[RunRecord]) -> Cell:
     )
 
 
-def _scores(records: list[RunRecord]) -> Iterator[tuple[str, Score]]:
+def _scores(records: list[RunRecord]) -> Iterator[tuple[ScoreName, Score]]:
     for metric in SCORES:
         seeds: dict[int, list[float]] = defaultdict(list)
         for record in records:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.check import significance
-from harness.check.baseline import SCORES
+from harness.check.baseline import SCORES, Cell, ScoreName
 from harness.check.case import Case, Group
 from harness.check.report import Compared
 
@@ -20,6 +20,8 @@ TOLERANCE = 0.1
 SINGLE_SEED = 3.0
 # Differences of all seeds below this are none.
 UNCHANGED = 0.05
+# Seeds that differ by less agree; the baseline has four decimals.
+ROUNDING = 0.001
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class _Pending:
     """A comparison that waits for the correction over all tests."""
 
     scores: list[Compared]
-    metric: str
+    metric: ScoreName
     base: float
     change: float
     typical: float
@@ -43,7 +45,7 @@ def judge_scores(cases: Sequence[Case], groups: Sequence[Group], min_effect: flo
     median seed lost half of that: one training that went wrong is not a regression.
     """
     pending: list[_Pending] = []
-    tested: list[tuple[Case, str]] = []
+    tested: list[tuple[Case, ScoreName]] = []
     for metric in SCORES:
         for case in cases:
             if metric in case.differences:
@@ -67,14 +69,13 @@ def judge_scores(cases: Sequence[Case], groups: Sequence[Group], min_effect: flo
         )
 
 
-def _without_test(case: Case, metric: str, min_effect: float) -> Compared | None:
+def _without_test(case: Case, metric: ScoreName, min_effect: float) -> Compared | None:
     """Decides what needs no test: nothing changed, a method without spread, a single seed."""
-    score, change = case.cell.scores[metric], case.differences[metric]
-    values = [value for seed in score.seeds.values() for value in seed]
+    change = case.differences[metric]
     mean, base, count = float(change.mean()), case.bases[metric], len(change)
     if np.abs(change).max() < UNCHANGED:
         return _compared(metric, base, mean, count, "unchanged", False)
-    if len(score.seeds) > 1 and max(values) - min(values) < UNCHANGED:
+    if _without_spread(case.cell):
         rule = f"no spread: tolerance {TOLERANCE}"
         return _compared(metric, base, mean, count, rule, mean < -TOLERANCE)
     if count == 1:
@@ -83,14 +84,25 @@ def _without_test(case: Case, metric: str, min_effect: float) -> Compared | None
     return None
 
 
-def _pending(case: Case, metric: str, p: float) -> _Pending:
+def _without_spread(cell: Cell) -> bool:
+    """Whether the method is deterministic: several seeds agree in every score.
+
+    One score alone may agree by chance, or because it is 100 for every seed.
+    """
+    values = [[v for seed in score.seeds.values() for v in seed] for score in cell.scores.values()]
+    several = all(len(score.seeds) > 1 for score in cell.scores.values())
+    agree = all(max(score) - min(score) < ROUNDING for score in values)
+    return several and agree and any(0 < score[0] < 100 for score in values)
+
+
+def _pending(case: Case, metric: ScoreName, p: float) -> _Pending:
     change = case.differences[metric]
     mean, median = float(change.mean()), float(np.median(change))
     return _Pending(case.scores, metric, case.bases[metric], mean, median, len(change), "paired t", p)
 
 
 def _group_pending(
-    group: Group, metric: str, losses: significance.Losses, places: dict[tuple[int, str], int]
+    group: Group, metric: ScoreName, losses: significance.Losses, places: dict[tuple[int, ScoreName], int]
 ) -> _Pending | None:
     """Tests a method over its categories: over seeds within them, or over the categories themselves.
 
@@ -118,7 +130,7 @@ def _group_pending(
 
 
 def _compared(
-    metric: str, base: float, change: float, count: int, rule: str, worse: bool, p: float | None = None
+    metric: ScoreName, base: float, change: float, count: int, rule: str, worse: bool, p: float | None = None
 ) -> Compared:
     base, now = round(base, 4), round(base + change, 4)
     return Compared(
