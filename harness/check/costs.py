@@ -16,7 +16,7 @@ from harness.check.significance import Array
 
 # Level of each Mann–Whitney test, and the false-discovery rate of the t tests that know the others' noise.
 SPEED_LEVEL = 0.01
-SPEED_DISCOVERY = 0.002
+SPEED_DISCOVERY = 0.001
 # The margin where there are too few runs to test.
 SLOWER_FEW = 1.25
 # Seconds below which no time is called worse: a call takes so long to be scheduled.

@@ -13,7 +13,7 @@ from harness.check.case import Case, Group
 from harness.check.report import Compared
 
 # False-discovery rate over all tests of scores of a check.
-FALSE_DISCOVERY = 0.005
+FALSE_DISCOVERY = 0.0025
 # Percent points that a method without spread may lose: another machine's arithmetic.
 TOLERANCE = 0.1
 # Percent points that one seed alone may lose: four standard deviations where seeds scatter by 0.5.
