@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from harness.download import Progress, Remote, download
 from harness.errors import MissingError, UserError
-from harness.extract import Limits, is_archive, unpack, writing_to
+from harness.fetching.download import Progress, Remote, download
+from harness.fetching.extract import Limits, is_archive, unpack, writing_to
 from harness.files import folder_in_the_making, remove, remove_leftovers
 from harness.images import Pixels, content_hashes
 from harness.method import PHOTOGRAPHS, Asset

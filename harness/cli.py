@@ -114,6 +114,7 @@ def plan(debug: bool, **given: Any) -> None:
 )
 @click.option("--audit", "check", is_flag=True, help="Only check the published numbers themselves.")
 @click.option("--tables", "wanted", default="", help="The paper's tables too: paper, or table-1,table-7.")
+@click.option("--figures", is_flag=True, help="Figures as PDF, SVG and PNG too, in figures/.")
 @click.option(
     "--latex-style",
     type=click.Choice(["tmlr", "ieee"]),
@@ -191,6 +192,7 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
         limit_train=given["limit_train"],
         backbone_weights=given["backbone_weights"],
         keep=keep,
+        checkpoint_every=given["checkpoint_every"],
     )
     plan = make_plan(suite, options)
     if given["backbone"] and not any("backbone" in task.identity.config for task in plan.tasks):

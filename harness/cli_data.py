@@ -54,7 +54,7 @@ def fetch(dataset: str, accept_licence: bool, data_root: Path | None, debug: boo
 
         from harness.console import download_bar
         from harness.dataset import load_card
-        from harness.fetch import fetch_dataset, present_folder
+        from harness.fetching.fetch import fetch_dataset, present_folder
 
         card = load_card(dataset)
         if card.generator:
@@ -122,9 +122,9 @@ def prepare(offline: bool, debug: bool, **given: Any) -> None:
         from rich.console import Console
 
         from harness.console import download_bar
+        from harness.fetching.prepare import Places
+        from harness.fetching.prepare import prepare as items
         from harness.images import cache_dir
-        from harness.prepare import Places
-        from harness.prepare import prepare as items
 
         places = Places(
             cache=cache_dir(),

@@ -47,7 +47,7 @@ def test_method(
     breach.
     """
     with sentences(debug):
-        from harness.contract import check, prepare
+        from harness.contract.checks import check, prepare
         from harness.registry import parse_value
 
         settings: dict[str, str | list[str]] = {}

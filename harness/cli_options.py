@@ -81,6 +81,13 @@ RUN_OPTIONS = (
         show_default=True,
         help="Which runs that have a record are done again.",
     ),
+    click.option(
+        "--checkpoint-every",
+        type=click.FloatRange(min=0),
+        default=120.0,
+        show_default=True,
+        help="Seconds between two checkpoints of a training at least; 0 for every epoch.",
+    ),
     click.option("--keep", callback=names, help="Leave beside the records: maps, weights (comma-separated)."),
     click.option("--debug", is_flag=True, help="Show tracebacks."),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,15 +17,16 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from harness.dataset import NORMAL, dataset_root, load_card, read_category
+from harness.checkpoint import EVERY, Checkpoint, Progress, checkpoint_path
+from harness.dataset import NORMAL, load_card, read_category
 from harness.errors import UserError
+from harness.evaluate import Metrics, evaluate, read_truth, recorded
 from harness.files import temporary_name
-from harness.images import load_images, load_masks
+from harness.images import load_images
 from harness.maps import save_maps
 from harness.measure import GeneratorState, PeakMemory, Stopwatch, environment, seed_everything
 from harness.method import Backbone, Epoch, Images, Method, Prediction, Setup, TrainingData
-from harness.metrics import METRICS_VERSION, image_metrics, split_metrics
-from harness.native import Native, read_defects
+from harness.metrics import METRICS_VERSION, image_metrics
 from harness.pictures import keep_pictures, pictures_path
 from harness.registry import configure, load_method
 from harness.spec import (
@@ -55,6 +56,7 @@ class RunTask:
         card: name of a built-in card, or the path of a card.
         assets: folder of each asset that the method needs, by name.
         keep: artefacts to leave beside the record: ``maps``, ``weights``.
+        checkpoint_every: seconds between two checkpoints of a training at least.
         suite: what the suite says of itself, for the report.
         categories: all categories of the dataset.
         split_categories: see :class:`RunRecord`.
@@ -72,13 +74,13 @@ class RunTask:
     weights: Mapping[str, Weights]
     assets: Mapping[str, Path] = field(default_factory=dict)
     keep: frozenset[str] = frozenset()
+    checkpoint_every: float = EVERY
     suite: str = ""
     categories: tuple[str, ...] = ()
     split_categories: Mapping[str, tuple[str, ...]] | None = None
 
 
 OnEpoch = Callable[[Epoch], None]
-Metrics = dict[str, dict[str, float | None]]
 
 
 def execute(task: RunTask, on_epoch: OnEpoch) -> RunRecord:
@@ -195,26 +197,6 @@ def make_setup(
     )
 
 
-def all_metrics(
-    scores: NDArray[np.float32],
-    maps: NDArray[np.float32],
-    kinds: Sequence[str],
-    masks: NDArray[np.uint8],
-    splits: Collection[str],
-) -> Metrics:
-    """Returns what a record keeps: all metrics, of all images and of each of ``splits`` that there is."""
-    return _recorded(split_metrics(scores, maps, kinds, masks, _present(kinds, splits)))
-
-
-def _present(kinds: Sequence[str], splits: Collection[str]) -> list[str]:
-    """Returns the kinds among ``splits`` that this category has."""
-    return sorted({*kinds} & {*splits} - {NORMAL})
-
-
-def _recorded(found: Mapping[str, Mapping[str, float]]) -> Metrics:
-    return {split: {name: _value(v) for name, v in values.items()} for split, values in found.items()}
-
-
 class _Run:
     def __init__(self, task: RunTask, on_epoch: OnEpoch) -> None:
         self.task, self.spec = task, task.spec
@@ -224,6 +206,15 @@ class _Run:
         self.epochs: list[EpochLog] = []
         self.best: tuple[float, int, _Scores] | None = None
         self.clock = {name: Stopwatch(self.device) for name in ("load", "fit", "predict", "evaluate")}
+        self.resumed: list[int] = []
+        self.checkpoint = Checkpoint(
+            checkpoint_path(record_path(task.results, task.spec, task.key)),
+            environment(self.device),
+            self.device,
+            self._progress,
+            self._go_on,
+            task.checkpoint_every,
+        )
         seed_everything(self.spec.seed)
         self.memory = PeakMemory(self.device)
         self._load()
@@ -234,25 +225,19 @@ class _Run:
         card = load_card(task.card)
         data = read_category(card, self.spec.category, task.data_root, task.cache)
         self.samples = data.test
-        self.kinds = [sample.kind for sample in data.test]
         train, validation, test = (
             load_images([sample.image for sample in part], size, resize, task.cache)
             for part in (data.train, data.validation, data.test)
         )
-        self.parts = assign(train, validation, test, self.kinds, self.spec)
-        self.native: Native | None = None
-        if self.spec.evaluate == "native":
-            root = dataset_root(card, task.data_root, task.cache)
-            self.native = Native(data.test, read_defects(card, self.spec.category, root))
-        else:
-            self.masks = load_masks([sample.masks for sample in data.test], size, task.cache)
+        self.truth = read_truth(card, data.test, self.spec, task.data_root, task.cache)
+        self.parts = assign(train, validation, test, self.truth.kinds, self.spec)
         self.clock["load"].stop()
 
     def record(self) -> RunRecord:
         task, clock = self.task, self.clock
         with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
             self.method = self._method(Path(scratch))
-            training = TrainingData(self.parts.train, self.parts.validation, self.spec.seed)
+            training = TrainingData(self.parts.train, self.parts.validation, self.spec.seed, self.checkpoint)
             clock["fit"].start()
             self.method.fit(training, self._on_epoch)
             clock["fit"].stop()
@@ -276,13 +261,35 @@ class _Run:
             metrics=metrics,
             metrics_last=last_metrics if self.protocol.selection != "last" else None,
             selected_epoch=selected,
+            resumed=self.resumed,
             epochs=self.epochs,
-            counts=counts | {kind: self.kinds.count(kind) for kind in sorted(set(self.kinds))},
+            counts=counts | {kind: self.truth.kinds.count(kind) for kind in sorted(set(self.truth.kinds))},
             timings=Timings(
                 **seconds, images_per_second=len(self.parts.test) / max(seconds["predict"], 1e-9)
             ),
             peak_memory=peak,
         )
+
+    def _progress(self) -> Progress:
+        """What a checkpoint keeps beside the method's own state."""
+        found: Progress = {
+            "epochs": [log.model_dump() for log in self.epochs],
+            "seconds": {name: watch.seconds for name, watch in self.clock.items()},
+            "resumed": self.resumed,
+        }
+        if self.best is not None:
+            auroc, number, scores = self.best
+            found["best"] = {"auroc": auroc, "number": number, "scores": scores.scores, "maps": scores.maps}
+        return found
+
+    def _go_on(self, saved: Progress) -> None:
+        """Takes up what :meth:`_progress` gave to a checkpoint."""
+        self.epochs = [EpochLog.model_validate(log) for log in saved["epochs"]]
+        for name in ("fit", "evaluate"):
+            self.clock[name].seconds += saved["seconds"][name]
+        self.resumed = [*saved["resumed"], len(self.epochs)]
+        if best := saved.get("best"):
+            self.best = (best["auroc"], best["number"], _Scores(best["scores"], best["maps"]))
 
     def _method(self, scratch: Path) -> Method:
         task, spec = self.task, self.spec
@@ -297,8 +304,8 @@ class _Run:
             self.clock["evaluate"].start()
             with GeneratorState(self.device):
                 scores = self._score()
-            value = image_metrics(scores.scores, [kind != NORMAL for kind in self.kinds])["image_auroc"]
-            auroc = _value(value)
+            value = image_metrics(scores.scores, [kind != NORMAL for kind in self.truth.kinds])["image_auroc"]
+            auroc = recorded(value)
             # The first of equals counts; where the AUROC is undefined there is nothing to select by.
             if auroc is not None and (self.best is None or auroc > self.best[0]):
                 self.best = (auroc, epoch.number, scores)
@@ -342,10 +349,7 @@ class _Run:
 
     def _metrics(self, scores: _Scores) -> Metrics:
         splits = self.task.split_categories or {}
-        if self.native is None:
-            return all_metrics(scores.scores, scores.maps, self.kinds, self.masks, splits)
-        present = _present(self.kinds, splits)
-        return _recorded(self.native.metrics(scores.scores, scores.maps, present, _kinds(self.task)))
+        return evaluate(self.truth, scores.scores, scores.maps, splits, self.spec.category)
 
     def _keep(self, scores: _Scores) -> None:
         record = record_path(self.task.results, self.spec, self.task.key)
@@ -369,20 +373,10 @@ class _Scores:
     maps: NDArray[np.float32]
 
 
-def _kinds(task: RunTask) -> list[str]:
-    """Returns the anomaly kinds that this category should have by the dataset's card."""
-    kinds = task.split_categories or {}
-    return sorted(kind for kind, names in kinds.items() if task.spec.category in names)
-
-
 def _declared(weights: Mapping[str, Weights], backbone: str) -> Weights:
     if backbone not in weights:
         raise RuntimeError(f"backbone '{backbone}' was not declared in Method.needs")
     return weights[backbone]
-
-
-def _value(metric: float) -> float | None:
-    return None if math.isnan(metric) else metric
 
 
 def _save(path: Path, tensors: dict[str, torch.Tensor]) -> None:

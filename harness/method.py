@@ -186,6 +186,16 @@ def shuffled(count: int, batch_size: int, generator: torch.Generator) -> Iterato
         yield order[start : start + batch_size]
 
 
+class Checkpoints(Protocol):
+    """Where trainings are saved and restored: the harness's business, see ``harness.checkpoint``."""
+
+    def restore(self, parts: Mapping[str, Any]) -> int:
+        """Restores the parts as they were last saved; returns after which epoch, 0 where nothing was."""
+
+    def offer(self, epoch: int, parts: Mapping[str, Any]) -> None:
+        """May save the parts as they are after an epoch."""
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """All that ``fit`` may learn from: normal images. There is no handle on test images, labels or masks.
@@ -194,11 +204,31 @@ class TrainingData:
         train: normal training images, never empty.
         validation: normal images for quantiles and other statistics, never empty.
         seed: seed for the method's own generators (shuffling, sampling).
+        checkpoints: where :meth:`epochs` saves; ``None`` for nowhere.
     """
 
     train: Images
     validation: Images
     seed: int
+    checkpoints: Checkpoints | None = None
+
+    def epochs(self, count: int, parts: Mapping[str, Any]) -> Iterator[int]:
+        """Yields the numbers of the epochs to do, from 1, or from where an interrupted training left off.
+
+        ``for number in data.epochs(100, {"network": …, "optimiser": …, "generator": …})`` makes a training
+        that can be interrupted: what is named is saved between epochs, with the global random
+        generators, and restored before the first number.
+
+        Args:
+            count: how many epochs there are.
+            parts: all that changes from one epoch to the next: modules, optimisers, schedules (anything with
+                ``state_dict`` and ``load_state_dict``) and ``torch.Generator``.
+        """
+        done = self.checkpoints.restore(parts) if self.checkpoints else 0
+        for number in range(done + 1, count + 1):
+            yield number
+            if self.checkpoints and number < count:
+                self.checkpoints.offer(number, parts)
 
     def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
         """Yields the training images once, in an order drawn from ``generator``, as uint8 batches."""

@@ -134,10 +134,12 @@ class Native:
 
     Attributes:
         masks: the united mask of each image, 0 and 1.
+        defects: SHA-256 of the table of defects, empty without one.
     """
 
     def __init__(self, samples: Sequence[Sample], table: DefectTable | None = None) -> None:
         self._samples, self._table = samples, table
+        self.defects = table.sha256 if table else ""
         files = [sample.masks[0] if sample.masks else sample.image for sample in samples]
         self._sizes = in_threads(image_size, files)
         self.masks: Sequence[NDArray[np.uint8]] = _Lazy(len(samples), self._mask)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.assets import FoundAsset, find_asset
+from harness.checkpoint import EVERY as CHECKPOINT_EVERY
 from harness.choose import Configured, check_needs, configure_methods
 from harness.dataset import Card, category_names, dataset_names, dataset_root, load_card, read_category
 from harness.errors import UserError, nearest
@@ -32,6 +33,7 @@ class Options:
             or lack what is to be kept (``failed``), also those with other metrics' versions
             (``stale``), or all (``always``).
         keep: artefacts beside the records: ``maps``, ``weights``.
+        checkpoint_every: seconds between two checkpoints of a training at least.
     """
 
     device: str
@@ -42,6 +44,7 @@ class Options:
     limit_train: int | None = None
     backbone_weights: Literal["pretrained", "none"] = "pretrained"
     keep: frozenset[str] = frozenset()
+    checkpoint_every: float = CHECKPOINT_EVERY
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ def _task(
         weights=chosen.weights,
         assets={name: found.folder for name, found in chosen.assets.items()},
         keep=options.keep,
+        checkpoint_every=options.checkpoint_every,
         suite=suite.about,
         categories=category.categories,
         split_categories=category.split_categories,

@@ -8,16 +8,13 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from harness.dataset import Card, card_names, load_card, read_category
+from harness.dataset import Card, CategoryData, card_names, load_card, read_category
 from harness.errors import UserError
-from harness.execute import Metrics, all_metrics
-from harness.images import data_fingerprint, load_masks
+from harness.evaluate import Metrics, Truth, evaluate, read_truth
+from harness.images import data_fingerprint
 from harness.maps import DamagedMapsError, load_maps
 from harness.metrics import METRICS_VERSION
-from harness.spec import PROTOCOLS, RunRecord
+from harness.spec import PROTOCOLS, Evaluate, RunRecord, RunSpec
 from harness.store import prepare, read_record, record_files, replace_record
 
 MASK_RESIZES = frozenset(protocol.mask_resize for protocol in PROTOCOLS.values())
@@ -38,15 +35,6 @@ class Rescored:
     old: RunRecord | None = None
     new: RunRecord | None = None
     refused: str = ""
-
-
-@dataclass(frozen=True)
-class _Truth:
-    """What a category on disk says of its test images."""
-
-    fingerprint: str
-    kinds: tuple[str, ...]
-    masks: NDArray[np.uint8]
 
 
 class _RefusedError(Exception):
@@ -77,13 +65,16 @@ def rescore(
         prepare(results)
 
     @lru_cache(maxsize=1)  # records of one category follow one another
-    def truth(dataset: str, category: str, size: int) -> _Truth:
-        data = read_category(_card(dataset, own), category, data_root, cache)
-        return _Truth(
-            data_fingerprint(data, cache),
-            tuple(sample.kind for sample in data.test),
-            load_masks([sample.masks for sample in data.test], size, cache),
-        )
+    def on_disk(dataset: str, category: str) -> tuple[Card, CategoryData, str]:
+        card = _card(dataset, own)
+        data = read_category(card, category, data_root, cache)
+        return card, data, data_fingerprint(data, cache)
+
+    @lru_cache(maxsize=1)
+    def truth(dataset: str, category: str, size: int, where: Evaluate) -> Truth:
+        card, data, _ = on_disk(dataset, category)
+        spec = RunSpec(dataset=dataset, category=category, method="", seed=0, image_size=size, evaluate=where)
+        return read_truth(card, data.test, spec, data_root, cache)
 
     for path in paths:
         old = read_record(path)
@@ -94,7 +85,10 @@ def rescore(
             yield Rescored(old.spec.label(), old)
             continue
         try:
-            found = truth(old.spec.dataset, old.spec.category, old.spec.image_size)
+            spec = old.spec
+            if old.identity.data != on_disk(spec.dataset, spec.category)[2]:
+                raise _RefusedError("its category's files on disk are not those that it was made from")
+            found = truth(spec.dataset, spec.category, spec.image_size, spec.evaluate)
             metrics = _metrics(old, path.with_suffix(".maps.safetensors"), found)
         except (_RefusedError, DamagedMapsError, UserError) as error:
             yield Rescored(old.spec.label(), old, refused=str(error).rstrip("."))
@@ -123,18 +117,19 @@ def _card(dataset: str, own: Mapping[str, Card]) -> Card:
     raise _RefusedError(f"dataset '{dataset}' has no built-in card: give its card with --cards")
 
 
-def _metrics(record: RunRecord, path: Path, truth: _Truth) -> Metrics:
-    if record.identity.data != truth.fingerprint:
-        raise _RefusedError("its category's files on disk are not those that it was made from")
-    if record.spec.evaluate == "native":
-        raise _RefusedError("it was evaluated at the masks' own size, which only a run does so far")
-    if record.fingerprint.mask_resize not in MASK_RESIZES:
+def _metrics(record: RunRecord, path: Path, truth: Truth) -> Metrics:
+    if record.identity.defects != truth.defects:
+        raise _RefusedError("its category's table of defects is not the one that it was made with")
+    native = record.spec.evaluate == "native"
+    if not native and record.fingerprint.mask_resize not in MASK_RESIZES:
         raise _RefusedError(f"its masks were resized in an unknown way, '{record.fingerprint.mask_resize}'")
     maps, scores = load_maps(path)
-    if maps.shape != truth.masks.shape or scores.shape != maps.shape[:1]:
+    size = record.spec.image_size
+    shape = (len(truth.kinds), size, size)
+    if maps.shape != shape or scores.shape != maps.shape[:1]:
         shapes = f"{maps.shape} and {scores.shape}"
-        raise _RefusedError(f"its maps and scores have the shapes {shapes}, the masks {truth.masks.shape}")
+        raise _RefusedError(f"its maps and scores have the shapes {shapes}, the test images {shape}")
     try:
-        return all_metrics(scores, maps, truth.kinds, truth.masks, record.split_categories)
+        return evaluate(truth, scores, maps, record.split_categories, record.spec.category)
     except (ValueError, RuntimeError) as error:
         raise _RefusedError(str(error)) from error

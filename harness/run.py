@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
+from harness.checkpoint import checkpoint_path
 from harness.console import Display
 from harness.dataset import dataset_root, load_card, read_category
 from harness.errors import UserError
@@ -35,7 +36,10 @@ def run_plan(
     records = []
     with Display(console, len(plan.todo), quiet) as display:
         for record in run_all(plan.todo, timeout, display.started, display.epoch):
-            write_record(results, record)
+            path = write_record(results, record)
+            # What had no memory or time enough may go on where it was, with more of it.
+            if record.outcome in ("ok", "failed"):
+                checkpoint_path(path).unlink(missing_ok=True)
             records.append(record)
             display.finished(record)
     return records

@@ -238,6 +238,8 @@ class RunRecord(Frozen):
             also ``kinds_mean``, its mean over the kinds.
         metrics_last: under ``paper``, the same for the last epoch instead of the selected one.
         selected_epoch: the epoch that counted, ``None`` where there are no epochs.
+        resumed: after which epochs an interrupted training was gone on with; peak memory is that of the
+            last process alone.
         categories: every category of the dataset, so that a table knows when a mean is complete.
         split_categories: for each anomaly kind, the categories that have it, where not all have.
         counts: images used: ``train``, ``validation``, ``test`` and test images by kind.
@@ -260,6 +262,7 @@ class RunRecord(Frozen):
     metrics_last: dict[str, dict[str, float | None]] | None = None
     selected_epoch: int | None = None
     epochs: list[EpochLog] = Field(default_factory=list)
+    resumed: list[int] = Field(default_factory=list)
     categories: list[str] = Field(default_factory=list)
     split_categories: dict[str, list[str]] = Field(default_factory=dict)
     counts: dict[str, int] = Field(default_factory=dict)

@@ -28,8 +28,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from harness.download import Progress, Remote, download
 from harness.errors import MissingError, UserError, nearest
+from harness.fetching.download import Progress, Remote, download
 from harness.images import content_hashes
 
 RANDOM = "random"

@@ -163,7 +163,8 @@ class DFR(Method):
         self.autoencoder = self._build(c, code_width(first.transpose(0, 1).flatten(1).T, config.variance))
         optimiser = torch.optim.Adam(self.autoencoder.parameters(), lr=config.lr)
         generator = torch.Generator().manual_seed(data.seed)
-        for number in range(1, config.epochs + 1):
+        parts = {"autoencoder": self.autoencoder, "optimiser": optimiser, "generator": generator}
+        for number in data.epochs(config.epochs, parts):
             self.autoencoder.train()
             total = torch.zeros((), device=self.setup.device)
             for rows in shuffled(len(features), config.batch_size, generator):

@@ -314,7 +314,8 @@ class ULSAD(Method):
         self._learn_statistics(features)
         optimiser = torch.optim.Adam(networks.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         generator = torch.Generator().manual_seed(data.seed)
-        for number in range(1, config.epochs + 1):
+        parts = {"networks": networks, "optimiser": optimiser, "generator": generator}
+        for number in data.epochs(config.epochs, parts):
             networks.train()
             sums: dict[str, Tensor] = {}
             for rows in shuffled(len(features), config.batch_size, generator):

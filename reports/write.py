@@ -21,6 +21,7 @@ from reports.leaderboard import MEAN, METRICS, Leaderboard, Ranking, build
 from reports.names import to_csv, visible
 from reports.paper_tables import chosen
 from reports.paper_tables import files as files_of
+from reports.plots import write_figures
 from reports.published import published
 
 _MARK = "% Written by `bench report`; it is replaced by the next report.\n"
@@ -33,6 +34,7 @@ def write(
     files: Sequence[Path] = (),
     check: bool = False,
     wanted: str = "",
+    figures: bool = False,
     latex_style: str = "tmlr",
     latex_cite: bool = True,
 ) -> list[Table | str]:
@@ -44,6 +46,7 @@ def write(
         files: CSVs of published numbers beside the paper's.
         check: only audit the published numbers; nothing is read from ``results`` and nothing written.
         wanted: the paper's tables to write too, e.g. ``paper`` or ``table-1,table-7``; needs no records.
+        figures: whether to draw figures for papers too, see :mod:`reports.plots`.
         latex_style: ``tmlr`` (one column) or ``ieee`` (two).
         latex_cite: whether methods in LaTeX carry the key of their paper in ``references.bib``.
 
@@ -82,9 +85,11 @@ def write(
         _write_tables(output / "tables", tables(board, latex_style, latex_cite))
     except OSError as error:
         raise UserError(f"The report cannot be written to {output} ({error.strerror or error}).") from error
+    drawn = write_figures(board, results, output / "figures") if figures else 0
     return [
         *(_terminal(ranking) for ranking in board.rankings),
         *board.notes,
+        *([f"{drawn} figures: {output / 'figures'}"] if figures else []),
         f"Report: {output / 'index.html'}",
     ]
 

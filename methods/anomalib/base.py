@@ -161,7 +161,8 @@ def train(
     """
     features = maps.keep(data.train)
     generator = torch.Generator().manual_seed(data.seed)
-    for number in range(1, epochs + 1):
+    parts = {"module": module, "optimiser": optimiser, "generator": generator}
+    for number in data.epochs(epochs, parts):
         module.train()
         total = 0.0
         for rows in shuffled(len(features), batch_size, generator):

@@ -154,7 +154,8 @@ class CFlow(Method):
         optimiser = self.optimiser()
         steps = math.ceil(len(features) / config.batch_size) * config.sub_epochs
         fibres = len(features) * config.sub_epochs * sum(h * w for _, h, w in self.maps.shapes)
-        for number in range(1, config.epochs + 1):
+        parts = {"decoders": self.decoders, "optimiser": optimiser, "generator": generator}
+        for number in data.epochs(config.epochs, parts):
             self.decoders.train()
             total, done = 0.0, 0
             for _ in range(config.sub_epochs):

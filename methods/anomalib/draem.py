@@ -231,7 +231,8 @@ class DRAEM(Method):
         drops = [config.epochs * 4 // 7, config.epochs * 6 // 7]
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, drops, gamma=0.1)
         generator = torch.Generator().manual_seed(data.seed)
-        for number in range(1, config.epochs + 1):
+        parts = {"model": self.model, "optimiser": optimiser, "schedule": schedule, "generator": generator}
+        for number in data.epochs(config.epochs, parts):
             self.model.train()
             totals: dict[str, Tensor] = {}
             for images in data.shuffled(config.batch_size, generator):

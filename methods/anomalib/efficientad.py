@@ -242,13 +242,14 @@ class EfficientAD(Method):
         self._standardise(data.train)
         asset = IMAGENETTE if config.penalty == "imagenette" else PHOTOGRAPHS
         generator = torch.Generator().manual_seed(data.seed)
-        penalties = iter(PenaltyImages(self.setup.asset(asset.name), self.setup.image_size, generator))
+        penalties = PenaltyImages(self.setup.asset(asset.name), self.setup.image_size, generator)
         trained = [*self.model.student.parameters(), *self.model.ae.parameters()]
         optimiser = torch.optim.Adam(trained, lr=config.lr, weight_decay=config.weight_decay)
         drop = max(1, int(0.95 * config.steps))
         schedule = torch.optim.lr_scheduler.StepLR(optimiser, step_size=drop, gamma=0.1)
         passes = -(-config.steps // count)
-        for number in range(1, passes + 1):
+        parts = {"model": self.model, "optimiser": optimiser, "schedule": schedule}
+        for number in data.epochs(passes, {**parts, "penalties": penalties, "generator": generator}):
             self.model.train()
             self.model.teacher.eval()
             totals: dict[str, Tensor] = {}

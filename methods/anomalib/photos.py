@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -76,16 +76,29 @@ class PenaltyImages:
         self._paths = image_files(folder)
         self._size = size
         self._generator = generator
+        self._order: list[int] = []
         self._kept: dict[int, Tensor] = {}
         self._room = KEEP_AT_MOST // (3 * size * size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Yields float ``[1, 3, S, S]`` in [0, 1] on the CPU."""
-        while True:
-            for (index,) in shuffled(len(self._paths), 1, self._generator):
-                image = self._image(index).float()[None] / 255
-                is_grey = float(torch.rand((), generator=self._generator)) < PENALTY_GREY
-                yield grey(image) if is_grey else image
+        """The iterator is the object itself."""
+        return self
+
+    def __next__(self) -> Tensor:
+        """Returns float ``[1, 3, S, S]`` in [0, 1] on the CPU."""
+        if not self._order:
+            self._order = [row for rows in shuffled(len(self._paths), 1, self._generator) for row in rows]
+        image = self._image(self._order.pop(0)).float()[None] / 255
+        is_grey = float(torch.rand((), generator=self._generator)) < PENALTY_GREY
+        return grey(image) if is_grey else image
+
+    def state_dict(self) -> dict[str, list[int]]:
+        """Returns which photographs are still to come, in their order; the generator is its owner's."""
+        return {"order": list(self._order)}
+
+    def load_state_dict(self, state: Mapping[str, list[int]]) -> None:
+        """Restores what :meth:`state_dict` returned."""
+        self._order = list(state["order"])
 
     def _image(self, index: int) -> Tensor:
         if index in self._kept:

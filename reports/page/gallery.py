@@ -29,9 +29,38 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class _Kept:
+class Kept:
+    """Of one run: thumbnails of its maps, uint8 ``[N, 64, 64]``, and its scores ``[N]``."""
+
     thumbs: npt.NDArray[np.uint8]
     scores: npt.NDArray[np.float32]
+
+
+def kept_maps(results: Path, ranking: Ranking, category: str) -> tuple[dict[str, Kept], Pictures | None]:
+    """Returns the maps of each method's first seed that has them, and the images that belong to them.
+
+    Args:
+        results: folder of the records.
+        ranking: whose runs.
+        category: of its dataset.
+    """
+    kept: dict[str, Kept] = {}
+    pictures = None
+    for method in ranking.methods:
+        for seed in ranking.seeds:
+            record = ranking.records.get((method, category, seed))
+            if record is None or record.outcome != "ok":
+                continue
+            path = record_path(results, record.spec, record.key)
+            found = load_thumbs(path.with_suffix(".maps.safetensors"))
+            if found is None:
+                continue
+            size, resize = record.spec.image_size, record.fingerprint.resize
+            pictures = pictures or load_pictures(pictures_path(path, record.identity.data, size, resize))
+            if pictures is not None and len(found[1]) == len(pictures.names):
+                kept[method] = Kept(*found)
+                break
+    return kept, pictures
 
 
 class Gallery:
@@ -43,9 +72,12 @@ class Gallery:
 
     def of(self, ranking: Ranking) -> dict[str, Any]:
         """Returns the gallery of a ranking, category by category, and which categories found no space."""
-        shown, left_out = [], []
-        for category in ranking.categories if self._results else ():
-            kept, pictures = self._kept(ranking, category)
+        shown: list[dict[str, Any]] = []
+        left_out: list[str] = []
+        if self._results is None:
+            return {"categories": shown, "left_out": left_out}
+        for category in ranking.categories:
+            kept, pictures = kept_maps(self._results, ranking, category)
             if not kept or pictures is None:
                 continue
             if self._left <= 0:
@@ -54,32 +86,9 @@ class Gallery:
             shown.append(self._category(category, kept, pictures))
         return {"categories": shown, "left_out": left_out}
 
-    def _kept(self, ranking: Ranking, category: str) -> tuple[dict[str, _Kept], Pictures | None]:
-        """The maps of each method's first seed that has them, and the images that belong to them."""
-        assert self._results is not None  # noqa: S101 (`of` asks only then)
-        kept: dict[str, _Kept] = {}
-        pictures = None
-        for method in ranking.methods:
-            for seed in ranking.seeds:
-                record = ranking.records.get((method, category, seed))
-                if record is None or record.outcome != "ok":
-                    continue
-                path = record_path(self._results, record.spec, record.key)
-                found = load_thumbs(path.with_suffix(".maps.safetensors"))
-                if found is None:
-                    continue
-                where = pictures_path(
-                    path, record.identity.data, record.spec.image_size, record.fingerprint.resize
-                )
-                pictures = pictures or load_pictures(where)
-                if pictures is not None and len(found[1]) == len(pictures.names):
-                    kept[method] = _Kept(*found)
-                    break
-        return kept, pictures
-
-    def _category(self, category: str, kept: dict[str, _Kept], pictures: Pictures) -> dict[str, Any]:
+    def _category(self, category: str, kept: dict[str, Kept], pictures: Pictures) -> dict[str, Any]:
         anomalous = np.array([kind != "normal" for kind in pictures.kinds])
-        places = np.stack([_places(k.scores) for k in kept.values()])
+        places = np.stack([places_of(k.scores) for k in kept.values()])
         groups = []
         for title, about, chosen in choices(places, anomalous, pictures.kinds):
             rows = [self._row(n, kept, places, pictures) for n in chosen]
@@ -92,9 +101,13 @@ class Gallery:
             "charts": [self._charts(method, k, anomalous) for method, k in kept.items()],
         }
 
-    def _row(self, n: int, kept: dict[str, _Kept], places: Floats, pictures: Pictures) -> dict[str, Any]:
+    def _row(self, n: int, kept: dict[str, Kept], places: Floats, pictures: Pictures) -> dict[str, Any]:
         kind, defect = pictures.kinds[n], pictures.defects[n]
-        what = kind if defect in ("", kind) else f"{kind}: {defect.replace('_', ' ')}"
+        what = (
+            kind
+            if kind == "normal" or not defect or defect.startswith(kind)
+            else f"{kind}: {defect.replace('_', ' ')}"
+        )
         name = visible(pictures.names[n])
         maps = [
             {
@@ -112,7 +125,7 @@ class Gallery:
             "maps": maps,
         }
 
-    def _charts(self, method: str, kept: _Kept, anomalous: npt.NDArray[np.bool_]) -> dict[str, str]:
+    def _charts(self, method: str, kept: Kept, anomalous: npt.NDArray[np.bool_]) -> dict[str, str]:
         normal, other = kept.scores[~anomalous].tolist(), kept.scores[anomalous].tolist()
         histogram = histogram_svg(normal, other, f"Scores of {method}") if normal and other else ""
         roc = roc_svg(normal, other, f"ROC curve of {method}") if normal and other else ""
@@ -156,8 +169,8 @@ def choices(
     return found
 
 
-def _places(scores: npt.NDArray[np.float32]) -> Floats:
-    """Share of images that score lower, ties counted half, scaled to [0, 1]."""
+def places_of(scores: npt.NDArray[np.float32]) -> Floats:
+    """Returns for each image the share of the others that score lower, ties counted half [N]."""
     lower = (scores[:, None] > scores[None, :]).sum(axis=1)
     same = (scores[:, None] == scores[None, :]).sum(axis=1) - 1
     return np.asarray((lower + same / 2) / max(len(scores) - 1, 1), dtype=np.float64)

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from harness import download as module
-from harness.download import Remote, download
 from harness.errors import UserError
+from harness.fetching import download as module
+from harness.fetching.download import Remote, download
 from harness.files import temporary_name
 
 CONTENT = bytes(range(256)) * 2000

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import extract as module
 from harness.errors import UserError
-from harness.extract import Limits, extract, is_archive
+from harness.fetching import extract as module
+from harness.fetching.extract import Limits, extract, is_archive
 
 LIMITS = Limits(files=20, bytes=100_000)
 Entry = tuple[str, bytes, dict[str, object]]

@@ -22,10 +22,11 @@ from harness.maps import load_maps
 from harness.metrics import pixel_metrics
 from harness.native import Native, read_defects
 from harness.plan import Options, Plan, make_plan
+from harness.rescore import rescore
 from harness.run import decode_one
 from harness.spec import RunRecord, Suite
 from harness.spro import LIMITS, Annotated, Annotation, split_spro
-from harness.store import record_path, write_record
+from harness.store import read_record, record_path, write_record
 from reports.write import write
 
 METHOD = '''
@@ -205,13 +206,32 @@ def test_native_and_input_are_kept_and_ranked_apart(place: Path) -> None:
     assert {row.split(",")[2] for row in spro} == {"kinds_mean", "logical", "structural"}
     assert not [row for row in rows if ",kinds_mean," in row and ",spro_" not in row]
     page = (place / "report" / "index.html").read_text()
-    assert page.count('<section id="own-') == 2
+    assert page.count('<section class="ranking" id="own-') == 2
     assert "Mean over the kinds of anomalies" in page
-    assert "<th>sPRO (FPR ≤ 0.05)</th>" in page
+    assert ">sPRO (FPR ≤ 0.05)</th>" in page
     tables = {p.name: p.read_text() for p in (place / "report" / "tables").glob("own-*.tex")}
     assert len([t for t in tables.values() if r"sPRO (FPR $\leq$ 0.05)" in t]) == 1
-    usual_page = page.partition(f'<section id="own-{usual.fingerprint.short()}')[2].partition("</section>")[0]
+    usual_page = page.partition(f'<section class="ranking" id="own-{usual.fingerprint.short()}')[2].partition(
+        "</section>"
+    )[0]
     assert "sPRO" not in usual_page
+
+
+def test_kept_maps_give_the_metrics_of_native_size_again(place: Path) -> None:
+    record = run(planned(place))
+    cleared = record.model_copy(update={"metrics": {}})
+    path = write_record(place / "results", cleared)
+    (again,) = rescore(place / "results", [str(place / "own.toml")], place / "data", place / "cache", True)
+    assert again.refused == ""
+    found = read_record(path)
+    assert isinstance(found, RunRecord)
+    assert list(found.metrics) == list(record.metrics)
+    for split, values in record.metrics.items():
+        assert found.metrics[split] == pytest.approx(values, abs=1e-4)
+    config = place / "data" / "own" / "a" / "defects_config.json"
+    config.write_text(json.dumps([DEFECTS[0] | {"saturation_threshold": 3}, DEFECTS[1]]))
+    (refused,) = rescore(place / "results", [str(place / "own.toml")], place / "data", place / "cache", True)
+    assert "table of defects" in refused.refused
 
 
 def test_another_table_of_defects_is_another_run_and_leaves_the_old_one_out(place: Path) -> None:

@@ -43,7 +43,7 @@ class Mine(Method):
 
     def fit(self, data, on_epoch):
         self.mean = torch.zeros(3, self.setup.image_size, self.setup.image_size)
-        for number in range(1, self.config.epochs + 1):
+        for number in data.epochs(self.config.epochs, {"mean": self}):
             time.sleep(self.config.wait)
             if self.config.fault == "raise":
                 raise RuntimeError("planted")
@@ -170,7 +170,7 @@ def test_paper_keeps_both_epochs_and_strict_touches_the_test_set_once(place: Pat
     assert strict.fingerprint.short() != paper.fingerprint.short()
     page = (place / "report" / "index.html").read_text()
     assert "selects on test data" in page
-    assert page.count('<section id="own-') == 2
+    assert page.count('<section class="ranking" id="own-') == 2
 
 
 @pytest.mark.parametrize(
@@ -205,10 +205,14 @@ def test_a_run_that_takes_too_long_is_ended(place: Path, bench: Bench) -> None:
     assert [record.outcome for record in records(place).values()] == ["timeout"]
 
 
+# What differs from run to run.
+OWN = ("timings", "peak_memory", "finished", "environment", "resumed")
+
+
 def undisturbed(path: Path) -> dict[str, Any]:
     """A record without what differs from run to run."""
     record: dict[str, Any] = json.loads(path.read_text())
-    return {k: v for k, v in record.items() if k not in ("timings", "peak_memory", "finished", "environment")}
+    return {k: v for k, v in record.items() if k not in OWN}
 
 
 def kill_and_compare(place: Path, bench: Bench, words: list[str], waits: Iterable[float]) -> int:
@@ -236,8 +240,29 @@ def kill_and_compare(place: Path, bench: Bench, words: list[str], waits: Iterabl
     return late
 
 
+@pytest.mark.parametrize("protocol", ["strict", "paper"])
+def test_a_killed_training_goes_on_where_it_was(place: Path, bench: Bench, protocol: str) -> None:
+    words = [*RUN[:2], "mine.py:Mine[wait=0.4,epochs=6]", *RUN[3:], "--categories", "a", "--no-report"]
+    words += ["--protocol", protocol, "--checkpoint-every", "0"]
+    assert bench(*words, "--results", "whole").returncode == 0
+    driver = subprocess.Popen(command(*words), cwd=place, env=environment(place), stdout=subprocess.DEVNULL)
+    while not (saved := list((place / "results").rglob("*.checkpoint.safetensors"))):
+        assert driver.poll() is None
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    assert bench(*words).returncode == 0
+    ((name, record),) = records(place).items()
+    assert record.resumed and 1 <= record.resumed[0] < 6
+    assert [log.number for log in record.epochs] == [1, 2, 3, 4, 5, 6]
+    assert undisturbed(place / name) == undisturbed(place / name.replace("results", "whole", 1))
+    assert not saved[0].exists()
+    assert not list((place / "results").rglob("*.tmp"))
+
+
 def test_killed_anywhere_and_started_again_gives_the_same_records(place: Path, bench: Bench) -> None:
     words = [*RUN[:2], "mine.py:Mine[wait=0.15]", *RUN[3:], "--seeds", "0-2", "--no-report"]
+    words += ["--checkpoint-every", "0"]
     kill_and_compare(place, bench, words, (1.5, 5.5, 6.5))
 
 

@@ -27,6 +27,7 @@ from methods.anomalib.padim import PaDiM, fit_gaussians
 from methods.anomalib.patchcore import PatchCore
 from methods.anomalib.reverse_distillation import ReverseDistillation
 from tests.bench_engine import LAYERS, by_engine, engine_module, pictures
+from tests.methods.interruption import assert_resumes_to_the_same_bits
 
 pytest.importorskip("anomalib", reason="the extra 'anomalib' is not installed")
 
@@ -86,6 +87,14 @@ def fitted(name: str, setup: Setup, **params: object) -> Method:
 
 
 # Every method
+
+
+@pytest.mark.parametrize("name", ["cflow", "fastflow", "reverse_distillation"])
+def test_interrupted_anywhere_a_training_ends_in_the_same_bits(
+    name: str, lite: Setup, tmp_path: Path
+) -> None:
+    batch = Images(textured(2, 2))
+    assert_resumes_to_the_same_bits(lambda: build(name, lite, epochs=3), data(4), batch, tmp_path / "c")
 
 
 @pytest.mark.parametrize("name", NAMES)

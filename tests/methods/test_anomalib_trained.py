@@ -29,6 +29,7 @@ from methods.anomalib import draem, efficientad, photos
 from methods.anomalib.distil import Distillation, distil
 from methods.anomalib.draem import DRAEM, DRAEMConfig, focal_loss, rotate
 from methods.anomalib.efficientad import EfficientAD, EfficientADConfig
+from tests.methods.interruption import assert_resumes_to_the_same_bits
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("anomalib") is None, reason="anomalib is not installed"),
@@ -121,6 +122,16 @@ def fit(method: Method, count: int = 5) -> list[Epoch]:
     torch.manual_seed(1)
     method.fit(TrainingData(images(count, side), images(2, side, seed=1), 0), epochs.append)
     return epochs
+
+
+@pytest.mark.parametrize(("name", "params"), [("draem", {"epochs": 3}), ("efficientad", {"steps": 7})])
+def test_interrupted_anywhere_a_training_ends_in_the_same_bits(
+    name: str, params: dict[str, Any], folder: Path, tmp_path: Path
+) -> None:
+    side = SIDE[name]
+    data = TrainingData(images(3, side), images(2, side, seed=1), 0)
+    batch = images(2, side, seed=2)
+    assert_resumes_to_the_same_bits(lambda: build(name, folder, **params), data, batch, tmp_path / "c")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli import main
-from harness.contract import CHECKS, Finding, check, prepare
+from harness.contract.checks import CHECKS, Finding, check, prepare
 from harness.errors import UserError
 from harness.registry import load_method, method_names
 

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 
 from harness.cli import main
-from harness.contract import check, prepare
-from harness.contract_data import synthetic
+from harness.contract.checks import check, prepare
+from harness.contract.data import synthetic
 from harness.errors import UserError
 from harness.execute import make_setup
 from harness.measure import seed_everything

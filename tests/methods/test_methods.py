@@ -19,6 +19,7 @@ from harness.method import Epoch, Images, Method, Setup, TrainingData
 from methods import dfr, ulsad
 from methods.dfr import DFR, DFRConfig, resize_and_average
 from methods.ulsad import ULSAD, GlobalAutoencoder, ULSADConfig, attend, distance
+from tests.methods.interruption import assert_resumes_to_the_same_bits
 
 
 class TinyBackbone:
@@ -65,6 +66,12 @@ def build(name: str, **params: object) -> Method:
     if name == "dfr":
         return DFR(DFRConfig.model_validate({"backbone": "tiny", "epochs": 3, **params}), setup())
     return ULSAD(ULSADConfig.model_validate({"backbone": "tiny", "epochs": 2, "blur": 1, **params}), setup())
+
+
+@pytest.mark.parametrize("name", ["ulsad", "dfr"])
+def test_interrupted_anywhere_a_training_ends_in_the_same_bits(name: str, tmp_path: Path) -> None:
+    data = TrainingData(images(), images(4, seed=1), 0)
+    assert_resumes_to_the_same_bits(lambda: build(name, epochs=4), data, images(seed=2), tmp_path / "c")
 
 
 def fit(method: Method, data: Images | None = None) -> list[Epoch]:

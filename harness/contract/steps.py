@@ -1,7 +1,7 @@
 """The steps of the contract test, each one run of a method or two.
 
-``python -m harness.contract_steps JOB.json`` is started by :mod:`harness.contract` with a fresh working
-directory, home and temporary folder.
+``python -m harness.contract.steps JOB.json`` is started by :mod:`harness.contract.checks` with a fresh
+working directory, home and temporary folder.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from harness.contract_data import PoisonedImages, synthetic
-from harness.contract_state import process_state
-from harness.contract_worker import (
+from harness.contract.data import PoisonedImages, synthetic
+from harness.contract.state import process_state
+from harness.contract.worker import (
     TEST,
     TRAIN,
     VALIDATION,

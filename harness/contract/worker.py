@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from harness.contract_data import synthetic
-from harness.contract_state import FileWatch, ProcessState, process_state
+from harness.contract.data import synthetic
+from harness.contract.state import FileWatch, ProcessState, process_state
 from harness.errors import UserError
 from harness.execute import make_setup
 from harness.measure import seed_everything
@@ -41,7 +41,7 @@ class Job:
 
     Attributes:
         folder: the worker's own folder, for what must outlive it.
-        steps: names of the steps, see :mod:`harness.contract_steps`.
+        steps: names of the steps, see :mod:`harness.contract.steps`.
         method: base of the method's name.
         label: the name for people.
         odd_size: side for the step with another image size.
@@ -60,7 +60,7 @@ class Job:
 
     @staticmethod
     def read(path: Path) -> Job:
-        """Reads what :func:`harness.contract.write_job` wrote."""
+        """Reads what :func:`harness.contract.checks.write_job` wrote."""
         given = json.loads(path.read_text(encoding="utf-8"))
         weights = {
             name: Weights(w["backbone"], w["sha256"], Path(w["path"]) if w["path"] else None, w["by_order"])

@@ -19,9 +19,9 @@ from harness.dataset import (
     load_card,
     read_category,
 )
-from harness.download import Bar
 from harness.errors import MissingError, UserError
-from harness.fetch import by_hand
+from harness.fetching.download import Bar
+from harness.fetching.fetch import by_hand
 from harness.method import Asset
 from harness.spec import Suite
 from harness.weights import check_strides, fetch_weights, find_weights

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from harness.dataset import Card, find_images
-from harness.download import Bar, Progress, Remote, download
 from harness.errors import UserError
-from harness.extract import Limits, check_links, unpack, writing_to
+from harness.fetching.download import Bar, Progress, Remote, download
+from harness.fetching.extract import Limits, check_links, unpack, writing_to
 from harness.files import folder_in_the_making, remove, remove_leftovers
 
 _DEPTH = 2

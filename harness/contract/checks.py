@@ -1,6 +1,6 @@
 """The contract test: whether a method keeps to what :class:`harness.method.Method` asks of it.
 
-The method runs in processes of its own (:mod:`harness.contract_steps`), on small synthetic images and with a
+The method runs in processes of its own (:mod:`harness.contract.steps`), on small synthetic images and with a
 short training, so that a crash or a hang of the method is one more finding. Every check ends in at least one
 :class:`Finding`.
 """
@@ -251,7 +251,7 @@ class _Worker:
         self._printed = {name: self.job / name for name in ("stdout", "stderr")}
         write_job(case, self.job, steps)
         with self._printed["stdout"].open("wb") as out, self._printed["stderr"].open("wb") as err:
-            command = [sys.executable, "-m", "harness.contract_steps", str(self.job / "job.json")]
+            command = [sys.executable, "-m", "harness.contract.steps", str(self.job / "job.json")]
             self.process = subprocess.Popen(  # noqa: S603 - our own module
                 command,
                 cwd=self._watched["cwd"],

@@ -1,0 +1,85 @@
+"""What a run's scores and maps are measured against, and the metrics that its record keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.dataset import NORMAL, Card, Sample, dataset_root
+from harness.images import load_masks
+from harness.metrics import split_metrics
+from harness.native import Native, read_defects
+from harness.spec import RunSpec
+
+Metrics = dict[str, dict[str, float | None]]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The test images of one category as metrics see them.
+
+    Attributes:
+        kinds: ``normal`` or the kind of anomaly of each image.
+        masks: at the size of the input, uint8 ``[N, S, S]``, or at their own.
+    """
+
+    kinds: tuple[str, ...]
+    masks: NDArray[np.uint8] | Native
+
+    @property
+    def defects(self) -> str:
+        """SHA-256 of the table of defects that counts, empty where none does."""
+        return self.masks.defects if isinstance(self.masks, Native) else ""
+
+
+def read_truth(
+    card: Card, samples: Sequence[Sample], spec: RunSpec, data_root: Path | None, cache: Path
+) -> Truth:
+    """Reads kinds and masks of test images, where ``spec.evaluate`` says that pixels are compared.
+
+    Raises:
+        UserError: a mask or the table of defects cannot be read.
+    """
+    kinds = tuple(sample.kind for sample in samples)
+    if spec.evaluate == "native":
+        root = dataset_root(card, data_root, cache)
+        return Truth(kinds, Native(samples, read_defects(card, spec.category, root)))
+    return Truth(kinds, load_masks([sample.masks for sample in samples], spec.image_size, cache))
+
+
+def evaluate(
+    truth: Truth,
+    scores: NDArray[np.float32],
+    maps: NDArray[np.float32],
+    splits: Mapping[str, Sequence[str]],
+    category: str,
+) -> Metrics:
+    """Returns what a record keeps: all metrics, of all images and of each kind of anomaly that there is.
+
+    Args:
+        truth: kinds and masks of the test images.
+        scores: ``[N]``.
+        maps: ``[N, S, S]``.
+        splits: for each kind of anomaly, the categories of the dataset that have it.
+        category: the category of the images.
+
+    Raises:
+        ValueError: scores or maps are not finite.
+    """
+    present = sorted({*truth.kinds} & {*splits} - {NORMAL})
+    if isinstance(truth.masks, Native):
+        wanted = sorted(kind for kind, names in splits.items() if category in names)
+        found = truth.masks.metrics(scores, maps, present, wanted)
+    else:
+        found = split_metrics(scores, maps, truth.kinds, truth.masks, present)
+    return {split: {name: recorded(v) for name, v in values.items()} for split, values in found.items()}
+
+
+def recorded(value: float) -> float | None:
+    """Returns a metric as records keep it: ``None`` where it is undefined."""
+    return value if math.isfinite(value) else None

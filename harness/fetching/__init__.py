@@ -1,0 +1,1 @@
+"""How datasets, weights and assets come onto a machine; a run itself downloads nothing."""

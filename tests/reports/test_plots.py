@@ -1,0 +1,46 @@
+"""Figures for papers: which are drawn, that they are vectors, the same twice, and what an odd name does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.store import read_records
+from reports.leaderboard import build
+from reports.plots import KINDS, write_figures
+from tests.reports import test_page
+
+pytest.importorskip("matplotlib")
+CATEGORIES, run, report = test_page.CATEGORIES, test_page.run, test_page.report
+
+
+def test_every_figure_that_the_records_allow_is_drawn_and_the_same_twice(
+    report: Path, tmp_path: Path
+) -> None:
+    results = report.parent.parent / "results"
+    board = build(read_records(results).records)
+    count = write_figures(board, results, tmp_path / "a")
+    names = {path.stem for path in (tmp_path / "a").iterdir()}
+    assert count == len(names) == len(list((tmp_path / "a").iterdir())) / len(KINDS)
+    paper = next(r for r in board.rankings if r.fingerprint.protocol == "paper").name
+    strict = next(r for r in board.rankings if r.fingerprint.protocol == "strict").name
+    assert {f"made_up-{paper}-{c}-epochs" for c in CATEGORIES} <= names
+    assert {"selection-gap", f"made_up-{paper}-speed", f"made_up-{strict}-bolt-maps"} <= names
+    assert {f"made_up-{paper}-ranks-image_auroc", f"made_up-{paper}-ranks-aupro"} <= names
+    write_figures(board, results, tmp_path / "b")
+    for path in (tmp_path / "a").iterdir():
+        content = path.read_bytes()
+        assert content == (tmp_path / "b" / path.name).read_bytes(), path.name
+        assert content.startswith({".pdf": b"%PDF", ".svg": b"<?xml", ".png": b"\x89PNG"}[path.suffix])
+    text = (tmp_path / "a" / f"made_up-{paper}-speed.svg").read_text()
+    assert "<image" not in text, "vectors"
+
+
+def test_odd_names_are_drawn_as_they_are(tmp_path: Path) -> None:
+    made = [run(method, "bolt", 0) for method in ("alpha", "gamma")]
+    odd = [
+        r.model_copy(update={"spec": r.spec.model_copy(update={"dataset": "$x_{1}$ \\frac <b>"})})
+        for r in made
+    ]
+    assert write_figures(build(odd), tmp_path, tmp_path / "figures") >= 0
