@@ -190,6 +190,8 @@ def _remember(path: Path, report: Report) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
+    from harness.check.text import plain
+
     # The page of a job's summary may hold what earlier commands of the step wrote.
     mode = "ab" if str(path) == os.environ.get("GITHUB_STEP_SUMMARY") else "wb"
     try:
@@ -197,4 +199,4 @@ def _write(path: Path, content: bytes) -> None:
         with path.open(mode) as file:
             file.write(content)
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error}).") from error
+        raise UserError(f"{plain(path)} cannot be written ({error.strerror or error}).") from error

@@ -167,7 +167,7 @@ def _cpu_name() -> str:
 def _driver(told: Path) -> str:
     """Returns the version of NVIDIA's driver, empty where the system does not tell."""
     with contextlib.suppress(OSError):
-        found = re.search(r"Kernel Module\D*?\s(\d+(?:\.\d+)+)", told.read_text())
+        found = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)", told.read_text())
         return found[1] if found else ""
     return ""
 

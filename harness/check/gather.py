@@ -189,7 +189,8 @@ def _costs(records: list[RunRecord]) -> dict[str, Hardware]:
         if record.timings:
             costs["fit"].append(record.timings.fit)
             costs["predict"].append(record.timings.predict)
-        for place, peak in record.peak_memory.items():
+        # Of an interrupted training only the last process told its peak.
+        for place, peak in ({} if record.resumed else record.peak_memory).items():
             if f"memory_{place}" in costs:
                 costs[f"memory_{place}"].append(peak / _MIB)
     return {name: Hardware(**{k: _rounded(v) for k, v in costs.items()}) for name, costs in found.items()}

@@ -348,6 +348,34 @@ def test_settings_and_setups_are_cells_of_their_own(tmp_path: Path) -> None:
     assert found[3] == ("dfr[lr=0.1]", "")
 
 
+def test_memory_of_interrupted_trainings_is_left_out(tmp_path: Path) -> None:
+    whole, interrupted = record(seed=0), record(seed=1).model_copy(update={"resumed": [3]})
+    for one in (whole, interrupted):
+        write_record(tmp_path / "old", one)
+    bench("baseline", "--results", tmp_path / "old", "-o", tmp_path / "b.json")
+    costs = json.loads((tmp_path / "b.json").read_text())["cells"][0]["costs"]["NVIDIA H100, AMD EPYC"]
+    assert (len(costs["memory_device"]), len(costs["fit"])) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("told", "version"),
+    [
+        (
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.54.03  Tue Jun 6 22:20:39 UTC 2023",
+            "535.54.03",
+        ),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.90.07  Release Build", "550.90.07"),
+        ("something else", ""),
+    ],
+)
+def test_the_drivers_version_is_read(tmp_path: Path, told: str, version: str) -> None:
+    from harness.measure import _driver
+
+    (tmp_path / "version").write_text(told)
+    assert _driver(tmp_path / "version") == version
+    assert _driver(tmp_path / "none") == ""
+
+
 def test_explain_names_seeds_differences_and_the_likely_reason(old: Path, tmp_path: Path) -> None:
     place = ("check", "--baseline", old, "--results", tmp_path / "new", "--explain")
     other = GPU | {"driver": "560.2", "packages": {"torch": "2.6.0", "anomalib": "2.7.0"}}
