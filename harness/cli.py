@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness import __version__
+from harness.cli_check import baseline, check, history
 from harness.cli_data import cache, data, prepare
 from harness.cli_methods import list_methods, test_method
 from harness.cli_options import HELP, RUN_OPTIONS, chosen_suite, sentences, with_options
@@ -173,7 +174,7 @@ def list_suites() -> None:
 
 
 list_.add_command(list_methods)
-for command in (data, cache, prepare, rescore, test_method):
+for command in (data, cache, prepare, rescore, baseline, check, history, test_method):
     main.add_command(command)
 
 

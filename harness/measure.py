@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import random
+import re
 import shutil
 import subprocess
 import time
@@ -160,6 +162,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
     if device.type == "cuda":
         found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda or ""}
+        found |= {"driver": _driver(Path("/proc/driver/nvidia/version"))}
     if commit := _git_commit():
         found["git"] = commit
     return found
@@ -171,6 +174,14 @@ def _cpu_name() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _driver(told: Path) -> str:
+    """Returns the version of NVIDIA's driver, empty where the system does not tell."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)", told.read_text())
+        return found[1] if found else ""
+    return ""
 
 
 def _version(package: str) -> str:
