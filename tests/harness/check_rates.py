@@ -3,7 +3,7 @@
 `python -m tests.harness.check_rates 2000` measures docs/check.md's table; the tests take fewer nights.
 
 Nine methods on five categories, five seeds, three scores. A night in which nothing changed still shifts every
-seed at random, as another library does: the hardest null, since one seed on one machine mostly gives equal
+seed at random, as another library does: a hard null, since one seed on one machine mostly gives equal
 scores. Times scatter by `noise` from run to run and by `night` from night to night, all cells together.
 """
 
