@@ -18,7 +18,7 @@ from reports.leaderboard import Leaderboard, selection_gaps
 from reports.names import visible
 from reports.page.charts import intervals_svg
 from reports.page.gallery import Gallery
-from reports.page.payload import Payload
+from reports.page.payload import MANY, Payload
 from reports.page.sections import identifier, section
 from reports.statistics import estimate, units
 
@@ -54,7 +54,7 @@ def page(
     rankings = []
     for ranking in board.rankings:
         payload.add(identifier(ranking), ranking)
-        rankings.append(section(ranking) | {"gallery": gallery.of(ranking)})
+        rankings.append(section(ranking, len(records) > MANY) | {"gallery": gallery.of(ranking)})
     gaps = _gaps(board)
     return templates.get_template("index.html.j2").render(
         style=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),  # noqa: S704 (our own file)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from harness.maps import load_thumbs
 from harness.pictures import Pictures, load_pictures, pictures_path
+from harness.spec import slug
 from harness.store import record_path
 from reports.leaderboard import Ranking
 from reports.names import visible
@@ -46,6 +47,9 @@ def kept_maps(results: Path, ranking: Ranking, category: str) -> tuple[dict[str,
     """
     kept: dict[str, Kept] = {}
     pictures = None
+    # Without thumbnails there is no gallery: one look instead of one for every run.
+    if not any((results / slug(ranking.dataset) / slug(category)).glob("*.images.safetensors")):
+        return kept, pictures
     for method in ranking.methods:
         for seed in ranking.seeds:
             record = ranking.records.get((method, category, seed))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.spec import RunRecord, RunSpec
+from harness.spec import RunRecord, RunSpec, slug
 from harness.store import read_record, record_path
 from reports.leaderboard import METRICS, Ranking
 from reports.names import visible
@@ -30,8 +30,8 @@ SHOWN = (
     "pixel_f1max",
     "spro_0.05",
 )
-# Above so many runs only the main metrics are packed, and no curves.
-_MANY = 20_000
+# Above so many runs a page has only the main metrics, and neither curves nor the names of records.
+MANY = 20_000
 _MAIN = ("image_auroc", "pixel_auroc", "aupro", "spro_0.05")
 # Curves are read from the records themselves, which takes time, and take most of the space.
 _CURVES = 1_000
@@ -44,7 +44,7 @@ class Payload:
 
     def __init__(self, results: Path | None, runs: int) -> None:
         self._results = results
-        self._many = runs > _MANY
+        self._many = runs > MANY
         self._environments: dict[str, int] = {}
         self._failures: dict[str, int] = {}
         self._rankings: dict[str, Any] = {}
@@ -78,7 +78,7 @@ class Payload:
             "file": [str(record_path(Path(), r.spec, r.key)) if r else None for r in runs]
             if not self._many
             else None,
-            "key": "".join(_hex(r) for r in runs) if self._many else None,
+            "folder": [[slug(c) for c in ranking.categories], _folders(ranking)],
             "fit": [_short(t.fit) if t else None for t in timed],
             "speed": [_short(t.images_per_second) if t else None for t in timed],
             "memory": [_memory(r) for r in runs],
@@ -182,8 +182,10 @@ def _sparse(values: Iterable[int | None]) -> list[int | None]:
     return found if any(value is not None for value in found) else []
 
 
-def _hex(record: RunRecord | None) -> str:
-    return record.key if record and len(record.key) == 16 else "-" * 16
+def _folders(ranking: Ranking) -> list[str]:
+    """The folder's name of each method's records."""
+    found = {method: slug(record.spec.method) for (method, _, _), record in ranking.records.items()}
+    return [found[method] for method in ranking.methods]
 
 
 def _curve(record: RunRecord) -> dict[str, Any]:

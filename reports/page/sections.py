@@ -22,8 +22,14 @@ def identifier(ranking: Ranking) -> str:
     return f"{slug(ranking.dataset)}-{slug(ranking.name)}"
 
 
-def section(ranking: Ranking) -> dict[str, Any]:
-    """Returns everything that a ranking's section shows."""
+def section(ranking: Ranking, brief: bool) -> dict[str, Any]:
+    """Returns everything that a ranking's section shows.
+
+    Args:
+        ranking: what is shown.
+        brief: whether the page has so many runs that by category it shows image AUROC alone, and in its
+            coverage only methods that lack something.
+    """
     by_method: dict[str, list[RunRecord]] = {method: [] for method in ranking.methods}
     for (method, _, _), record in ranking.records.items():
         by_method[method].append(record)
@@ -44,13 +50,14 @@ def section(ranking: Ranking) -> dict[str, Any]:
         "main": [_main(ranking, split, costs) for split in ranking.splits],
         "scatter": _scatter(ranking, costs),
         "machines": sorted({c.machine for c in costs.values()}),
+        "brief": brief,
         "details": [
             _detail(ranking, split, metric)
             for split in ranking.splits
             for metric in METRICS
-            if metric in _shown(ranking, split)
+            if metric in _shown(ranking, split) and not (brief and metric != "image_auroc")
         ],
-        "coverage": _coverage(ranking),
+        "coverage": _coverage(ranking, brief),
     }
 
 
@@ -200,7 +207,7 @@ def _detail(ranking: Ranking, split: str, metric: str) -> dict[str, Any]:
     }
 
 
-def _coverage(ranking: Ranking) -> dict[str, Any]:
+def _coverage(ranking: Ranking, brief: bool) -> dict[str, Any]:
     """How many seeds of each method and category are done, and what became of the others."""
     rows, done = [], 0
     for method in ranking.methods:
@@ -219,6 +226,7 @@ def _coverage(ranking: Ranking) -> dict[str, Any]:
                     "state": "ok" if not others else "part" if outcomes["ok"] else "none",
                 }
             )
-        rows.append({"method": method, "cells": cells})
+        if not brief or any(cell["others"] for cell in cells):
+            rows.append({"method": method, "cells": cells})
     wanted = len(ranking.methods) * len(ranking.categories) * len(ranking.seeds)
     return {"rows": rows, "categories": ranking.categories, "done": done, "wanted": wanted}

@@ -7,7 +7,7 @@
    * @typedef {{
    *   dataset: string, methods: string[], categories: string[], seeds: number[],
    *   values: Record<string, Record<string, (number | null)[]>>, outcome: string,
-   *   file: (string | null)[] | null, key: string | null,
+   *   file: (string | null)[] | null, folder: [string[], string[]],
    *   fit: (number | null)[], speed: (number | null)[], memory: (number | null)[], epoch: (number | null)[],
    *   environment: (number | null)[], failure: Record<string, number>, curve: Record<string, Curve>,
    *   command: Record<string, string>, fingerprint: string,
@@ -276,8 +276,8 @@
     for (const i of indices(runs, m, categories)) {
       const s = i % runs.seeds.length, c = Math.floor(i / runs.seeds.length) % runs.categories.length;
       const outcome = runs.outcome[i] === "-" ? "not run" : OUTCOMES[Number(runs.outcome[i])];
-      const key = runs.key?.slice(16 * i, 16 * i + 16) ?? "";
-      const file = runs.file?.[i] ?? (/^[0-9a-f]+$/.test(key) ? `${key}.json` : "–");
+      const folder = `…/${runs.folder[0][c]}/${runs.folder[1][m]}/`;
+      const file = runs.outcome[i] === "-" ? "–" : (runs.file?.[i] ?? folder);
       const cells = [
         ...(categories.length > 1 ? [String(runs.seeds[s])] : []),
         ...own.map(([, values]) => number(values[i] == null ? null : Number(values[i]) / 100)),

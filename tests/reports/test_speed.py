@@ -1,4 +1,4 @@
-"""How long a report takes: half a second for a thousand records, seconds for a hundred thousand."""
+"""How long a report takes and how large it is: a thousand records, and a hundred thousand."""
 
 from __future__ import annotations
 
@@ -8,10 +8,20 @@ from pathlib import Path
 import pytest
 
 from reports.write import write
+from tests.reports.browser import opened
 from tests.reports.simulated import Simulation
 
 # The promise is for two cores that do nothing else; a machine that does gets so much longer.
 SLACK = 3.0
+# Types into a filter; returns after how many milliseconds the page is laid out again.
+FILTER = """([name, value]) => {
+    const field = document.getElementById("tools").elements.namedItem(name);
+    field.value = value;
+    const began = performance.now();
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+    document.body.getBoundingClientRect();
+    return performance.now() - began;
+}"""
 
 
 def took(results: Path, out: Path, formats: str) -> float:
@@ -26,7 +36,7 @@ def test_a_thousand_records_take_less_than_a_second(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_records_take_less_than_ten_seconds(
+def test_a_hundred_thousand_records_take_seconds_and_fit_a_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
@@ -41,3 +51,10 @@ def test_a_hundred_thousand_records_take_less_than_ten_seconds(
     assert (tmp_path / "out" / "leaderboard.csv").read_bytes() == first
     assert warm < 10 * SLACK
     assert warm < cold
+    assert took(tmp_path / "results", tmp_path / "out", "html") < 15 * SLACK
+    page = tmp_path / "out" / "index.html"
+    assert page.stat().st_size < 5_000_000
+    assert "simulated</span>" in page.read_text(encoding="utf-8")
+    with opened(page) as tab:
+        for name, value in (("method", "5, 7"), ("category", "1"), ("metric", "image_auroc"), ("method", "")):
+            assert tab.evaluate(FILTER, [name, value]) < 100 * SLACK
