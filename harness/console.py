@@ -105,7 +105,7 @@ class Display(AbstractContextManager["Display"]):
             )
             self._say(f"{head}: {text} ({record.timings.fit:.0f} s)", markup=False)
         else:
-            message = record.failure.message.splitlines()[0] if record.failure else ""
+            message = record.failure.headline if record.failure else ""
             text = f"{head}: {record.outcome.replace('_', ' ')}: {message}"
             self._console.print(text, markup=False, soft_wrap=True)
 

@@ -170,10 +170,13 @@ class Fingerprint(Frozen):
     metrics_version: int
     backbone_weights: str = "pretrained"
 
+    def shared(self) -> dict[str, Any]:
+        """Returns what all methods of one ranking must share, as JSON values."""
+        return self.model_dump(mode="json", exclude={"weights", "score_rule"})
+
     def short(self) -> str:
         """Returns ``strict-256-1a2b3c4d``: protocol, image size and a digest of what methods must share."""
-        fields = self.model_dump(mode="json", exclude={"weights", "score_rule"})
-        return f"{self.protocol}-{self.image_size}-{_digest(fields)[:8]}"
+        return f"{self.protocol}-{self.image_size}-{_digest(self.shared())[:8]}"
 
 
 def fingerprint(spec: RunSpec, identity: Identity, metrics_version: int) -> Fingerprint:
@@ -228,6 +231,11 @@ class Failure(Frozen):
 
     message: str
     traceback: str = ""
+
+    @property
+    def headline(self) -> str:
+        """The message's first line."""
+        return (self.message.splitlines() or [""])[0]
 
 
 class RunRecord(Frozen):

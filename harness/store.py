@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +92,14 @@ def read_records(results: Path) -> Loaded:
         else:
             records.append(record)
     return Loaded(tuple(records), tuple(damaged))
+
+
+def newest(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """Returns one record for each run: of several (its method, data or weights have changed) the newest."""
+    found: dict[str, RunRecord] = {}
+    for record in sorted(records, key=lambda record: record.finished):
+        found[record.spec.model_dump_json()] = record
+    return list(found.values())
 
 
 def record_files(results: Path) -> list[Path]:

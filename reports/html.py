@@ -18,10 +18,12 @@ from reports.leaderboard import Leaderboard, selection_gaps
 from reports.names import visible
 from reports.page.charts import intervals_svg
 from reports.page.gallery import Gallery
-from reports.page.payload import MANY, Payload
+from reports.page.payload import Payload
 from reports.page.sections import identifier, section
 from reports.statistics import estimate, units
 
+# Above so many runs a page has the main metrics only, and neither curves nor the names of records.
+MANY = 20_000
 # Failed runs that are named one by one.
 _NAMED = 20
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -50,11 +52,12 @@ def page(
         finalize=_visible,
     )
     records = [record for ranking in board.rankings for record in ranking.records.values()]
-    payload, gallery = Payload(results, len(records)), Gallery(results)
+    brief = len(records) > MANY
+    payload, gallery = Payload(results, brief), Gallery(results)
     rankings = []
     for ranking in board.rankings:
         payload.add(identifier(ranking), ranking)
-        rankings.append(section(ranking, len(records) > MANY) | {"gallery": gallery.of(ranking)})
+        rankings.append(section(ranking, brief) | {"gallery": gallery.of(ranking)})
     gaps = _gaps(board)
     return templates.get_template("index.html.j2").render(
         style=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),  # noqa: S704 (our own file)
@@ -113,8 +116,8 @@ def _failures(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     found: dict[tuple[str, str], list[RunRecord]] = {}
     for record in records:
         if record.failure:
-            first = (record.failure.message.splitlines() or [""])[0]
-            found.setdefault((record.outcome.replace("_", " "), first), []).append(record)
+            what = (record.outcome.replace("_", " "), record.failure.headline)
+            found.setdefault(what, []).append(record)
     return [
         {
             "outcome": outcome,

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from harness.spec import KINDS_MEAN, PROTOCOLS, Fingerprint, Identity, RunRecord
+from harness.store import newest
 from reports.grid import MEAN as MEAN
 from reports.grid import STATES, Grid, Summary, fill
 from reports.tidy import COLUMNS as COLUMNS
@@ -247,21 +248,19 @@ def build(records: Sequence[RunRecord], damaged: Sequence[tuple[Path, str]] = ()
     Of several records of one run (its method, data or weights have changed since) the newest counts.
     """
     notes = [f"Damaged record skipped: {path}: {reason}." for path, reason in damaged]
-    newest: dict[str, RunRecord] = {}
-    for record in sorted(records, key=lambda record: record.finished):
-        newest[record.spec.model_dump_json()] = record
-    if older := len(records) - len(newest):
+    latest = newest(records)
+    if older := len(records) - len(latest):
         notes.append(f"{older} older records of the same runs are superseded by newer ones.")
     # A category's files may have changed: only records of their newest state stand side by side.
-    files = {(r.spec.dataset, r.spec.category): r.identity.data for r in newest.values()}
-    tables = {(r.spec.dataset, r.spec.category, r.spec.evaluate): r.identity.defects for r in newest.values()}
+    files = {(r.spec.dataset, r.spec.category): r.identity.data for r in latest}
+    tables = {(r.spec.dataset, r.spec.category, r.spec.evaluate): r.identity.defects for r in latest}
     current = [
         r
-        for r in newest.values()
+        for r in latest
         if r.identity.data == files[(r.spec.dataset, r.spec.category)]
         and r.identity.defects == tables[(r.spec.dataset, r.spec.category, r.spec.evaluate)]
     ]
-    if outdated := len(newest) - len(current):
+    if outdated := len(latest) - len(current):
         notes.append(f"{outdated} records are left out: the files of their category have changed since.")
     # Records that come from the cache share their fingerprints: each is worked out once.
     distinct = {id(record.fingerprint): record.fingerprint for record in current}

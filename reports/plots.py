@@ -20,12 +20,12 @@ from harness.files import write_atomically
 from harness.spec import slug
 from harness.store import read_record, record_path
 from reports.figures import groups
-from reports.leaderboard import MEAN, METRICS, Leaderboard, Ranking
+from reports.leaderboard import METRICS, Leaderboard, Ranking
 from reports.names import visible
-from reports.page.charts import Point, pareto
+from reports.page.charts import pareto
 from reports.page.gallery import choices, kept_maps, places_of
 from reports.page.sections import identifier
-from reports.page.verdict import cost
+from reports.page.verdict import costs_of, speed_points
 from reports.statistics import rank_tests
 
 if TYPE_CHECKING:
@@ -104,15 +104,9 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _speed(ranking: Ranking) -> Figure | None:
-    points, machines = [], set()
-    for method in ranking.methods:
-        own = cost([r for (name, _, _), r in ranking.records.items() if name == method])
-        mean = ranking.cell(method, MEAN, "all", "image_auroc").mean
-        if own and mean is not None and own.speed > 0:
-            points.append(Point(method, own.speed, mean))
-            machines.add(own.machine)
-    # Speeds of different machines cannot be compared.
-    if len(points) < 2 or len(machines) > 1:
+    costs = costs_of(ranking)
+    points = speed_points(ranking, costs)
+    if not points:
         return None
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -130,7 +124,7 @@ def _speed(ranking: Ranking) -> Figure | None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(f"images per second ({machines.pop()})")
+    axes.set_xlabel(f"images per second ({next(iter(costs.values())).machine})")
     axes.set_ylabel("image AUROC in %")
     axes.set_title(visible(ranking.dataset), loc="left")
     return figure

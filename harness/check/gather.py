@@ -16,7 +16,7 @@ from harness.check.baseline import COSTS, SCORES, Baseline, Cell, Hardware, Scor
 from harness.check.text import plain
 from harness.errors import UserError
 from harness.spec import RunRecord, RunSpec
-from harness.store import read_records
+from harness.store import newest, read_records
 
 Slot = tuple[str, str, str, str]
 _MIB = 2**20
@@ -54,31 +54,19 @@ def gather(folders: Sequence[Path]) -> Gathered:
     for folder in folders:
         loaded = read_records(folder)
         damaged += [f"{path} {reason}" for path, reason in loaded.damaged]
-        newest: dict[str, RunRecord] = {}
-        for record in loaded.records:
-            key = record.spec.model_dump_json()
-            if key not in newest or newest[key].finished <= record.finished:
-                newest[key] = record
-        kept += newest.values()
+        kept += newest(loaded.records)
     failed: dict[Slot, list[str]] = defaultdict(list)
     together: dict[str, list[RunRecord]] = defaultdict(list)
     for record in sorted(kept, key=lambda record: record.spec.seed):
         if record.outcome == "ok" and any(_scores([record])):
             together[_belonging(record)].append(record)
         else:
-            message = (
-                (record.failure.message.splitlines() or [""])[0] if record.failure else "no score is defined"
-            )
+            message = record.failure.headline if record.failure else "no score is defined"
             said = f"seed {record.spec.seed} {record.outcome.replace('_', ' ')}: {message}"
             failed[_slot(record.spec)].append(said)
     used = [record for records in together.values() for record in records]
     cells = sorted((_cell(records) for records in together.values()), key=lambda c: (c.name, c.finished))
-    fingerprints = {
-        record.fingerprint.short(): record.fingerprint.model_dump(
-            mode="json", exclude={"weights", "score_rule"}
-        )
-        for record in used
-    }
+    fingerprints = {record.fingerprint.short(): record.fingerprint.shared() for record in used}
     environments = {digest(record.environment): record.environment for record in used}
     return Gathered(tuple(cells), dict(failed), fingerprints, environments, tuple(damaged))
 

@@ -14,6 +14,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from harness.spec import RunRecord, RunSpec, slug
 from harness.store import read_record, record_path
 from reports.leaderboard import METRICS, Ranking
@@ -30,8 +33,6 @@ SHOWN = (
     "pixel_f1max",
     "spro_0.05",
 )
-# Above so many runs a page has only the main metrics, and neither curves nor the names of records.
-MANY = 20_000
 _MAIN = ("image_auroc", "pixel_auroc", "aupro", "spro_0.05")
 # Curves are read from the records themselves, which takes time, and take most of the space.
 _CURVES = 1_000
@@ -42,9 +43,8 @@ _OUTCOMES = ("ok", "failed", "out_of_memory", "timeout")
 class Payload:
     """Collects what the script needs, ranking by ranking."""
 
-    def __init__(self, results: Path | None, runs: int) -> None:
-        self._results = results
-        self._many = runs > MANY
+    def __init__(self, results: Path | None, brief: bool) -> None:
+        self._results, self._brief = results, brief
         self._environments: dict[str, int] = {}
         self._failures: dict[str, int] = {}
         self._rankings: dict[str, Any] = {}
@@ -58,10 +58,10 @@ class Payload:
             for category in ranking.categories
             for seed in ranking.seeds
         ]
-        shown = _MAIN if self._many else SHOWN
+        shown = _MAIN if self._brief else SHOWN
         values = {
             split: {
-                metric: [_value(run, split, metric) for run in runs]
+                metric: _hundredths(ranking.grid.values[..., ranking.grid.column(split, metric)])
                 for metric in ranking.metrics(split)
                 if metric in shown
             }
@@ -76,7 +76,7 @@ class Payload:
             "values": values,
             "outcome": "".join("-" if r is None else str(_OUTCOMES.index(r.outcome)) for r in runs),
             "file": [str(record_path(Path(), r.spec, r.key)) if r else None for r in runs]
-            if not self._many
+            if not self._brief
             else None,
             "folder": [[slug(c) for c in ranking.categories], _folders(ranking)],
             "fit": [_short(t.fit) if t else None for t in timed],
@@ -87,7 +87,7 @@ class Payload:
             "failure": {i: self._failure(r) for i, r in enumerate(runs) if r and r.failure},
             "curve": self._some_curves(runs),
             "command": _commands(ranking),
-            "fingerprint": _text(ranking.fingerprint.model_dump(exclude={"weights", "score_rule"})),
+            "fingerprint": _text(ranking.fingerprint.shared()),
         }
 
     def packed(self) -> str:
@@ -117,7 +117,7 @@ class Payload:
     def _some_curves(self, runs: list[RunRecord | None]) -> dict[int, Any]:
         """Epochs of runs by index: ``{"epochs": [...], "series": {name: [...]}}``."""
         found: dict[int, Any] = {}
-        if self._many or self._results is None:
+        if self._brief or self._results is None:
             return found
         for index, run in enumerate(runs):
             if run is None or run.outcome != "ok" or run.selected_epoch is None or self._curves >= _CURVES:
@@ -153,17 +153,12 @@ def command(spec: RunSpec) -> str:
 
 
 def _commands(ranking: Ranking) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for (method, _, _), record in ranking.records.items():
-        if method not in found:
-            found[method] = command(record.spec)
-    return {visible(m): c for m, c in found.items()}
+    return {visible(method): command(own[0].spec) for method, own in ranking.by_method.items()}
 
 
-def _value(record: RunRecord | None, split: str, metric: str) -> int | None:
-    """Hundredths of a percent."""
-    value = record.metrics.get(split, {}).get(metric) if record else None
-    return None if value is None else round(value * 10_000)
+def _hundredths(percent: npt.NDArray[np.float64]) -> list[int | None]:
+    """Values of all runs in hundredths of a percent."""
+    return [None if value != value else round(100 * value) for value in percent.ravel().tolist()]
 
 
 def _short(value: float) -> float:
@@ -184,8 +179,7 @@ def _sparse(values: Iterable[int | None]) -> list[int | None]:
 
 def _folders(ranking: Ranking) -> list[str]:
     """The folder's name of each method's records."""
-    found = {method: slug(record.spec.method) for (method, _, _), record in ranking.records.items()}
-    return [found[method] for method in ranking.methods]
+    return [slug(own[0].spec.method) for own in ranking.by_method.values()]
 
 
 def _curve(record: RunRecord) -> dict[str, Any]:

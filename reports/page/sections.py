@@ -10,8 +10,8 @@ from harness.spec import KINDS_MEAN, PROTOCOLS, RunRecord, slug
 from reports.figures import critical_difference_svg
 from reports.latex import ranks
 from reports.leaderboard import MEAN, METRICS, Cell, Ranking, split_title
-from reports.page.charts import Point, scatter_svg
-from reports.page.verdict import Cost, cost, verdicts
+from reports.page.charts import scatter_svg
+from reports.page.verdict import Cost, costs_of, speed_points, verdicts
 from reports.statistics import compare, rank_tests, win_rates
 
 MAIN = ("image_auroc", "pixel_auroc", "aupro", "spro_0.05")
@@ -30,17 +30,15 @@ def section(ranking: Ranking, brief: bool) -> dict[str, Any]:
         brief: whether the page has so many runs that by category it shows image AUROC alone, and in its
             coverage only methods that lack something.
     """
-    by_method: dict[str, list[RunRecord]] = {method: [] for method in ranking.methods}
-    for (method, _, _), record in ranking.records.items():
-        by_method[method].append(record)
-    costs = {method: found for method, own in by_method.items() if (found := cost(own))}
+    by_method = ranking.by_method
+    costs = costs_of(ranking)
     return {
         "id": identifier(ranking),
         "dataset": ranking.dataset,
         "protocol": ranking.fingerprint.protocol,
         "name": ranking.name,
         "about": PROTOCOLS[ranking.fingerprint.protocol].about,
-        "fingerprint": ranking.fingerprint.model_dump(exclude={"weights", "score_rule"}),
+        "fingerprint": ranking.fingerprint.shared(),
         "badges": ranking.badges(),
         "suites": sorted({r.suite for own in by_method.values() for r in own if r.suite}),
         "remarks": _remarks(by_method),
@@ -174,15 +172,8 @@ def _cost(cost: Cost | None) -> list[str]:
 
 
 def _scatter(ranking: Ranking, costs: Mapping[str, Cost]) -> str:
-    """Speed against accuracy; nothing where machines differ, for then speeds cannot be compared."""
-    points = []
-    for method, own in costs.items():
-        mean = ranking.cell(method, MEAN, "all", "image_auroc").mean
-        if mean is not None and own.speed > 0:
-            points.append(Point(method, own.speed, mean))
-    if len(points) < 2 or len({c.machine for c in costs.values()}) > 1:
-        return ""
-    return scatter_svg(points, "Images per second (more is faster)", "Image AUROC in %")
+    points = speed_points(ranking, costs)
+    return scatter_svg(points, "Images per second (more is faster)", "Image AUROC in %") if points else ""
 
 
 def _detail(ranking: Ranking, split: str, metric: str) -> dict[str, Any]:

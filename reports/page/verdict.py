@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.spec import KINDS_MEAN, RunRecord
 from reports.leaderboard import MEAN, METRICS, Ranking
+from reports.page.charts import Point
 from reports.statistics import compare
 
 # A question, and the split and metric that answer it.
@@ -55,6 +56,24 @@ def cost(records: Sequence[RunRecord]) -> Cost | None:
         peaks,
         " + ".join(machines),
     )
+
+
+def costs_of(ranking: Ranking) -> dict[str, Cost]:
+    """Returns what the runs of each method took, where something was timed."""
+    return {method: found for method, own in ranking.by_method.items() if (found := cost(own))}
+
+
+def speed_points(ranking: Ranking, costs: Mapping[str, Cost]) -> list[Point]:
+    """Returns images per second and mean image AUROC of the complete methods.
+
+    Nothing for fewer than two, or where machines differ: then speeds cannot be compared.
+    """
+    points = []
+    for method, own in costs.items():
+        mean = ranking.cell(method, MEAN, "all", "image_auroc").mean
+        if mean is not None and own.speed > 0:
+            points.append(Point(method, own.speed, mean))
+    return points if len(points) > 1 and len({c.machine for c in costs.values()}) == 1 else []
 
 
 def machine(record: RunRecord) -> str:

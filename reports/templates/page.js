@@ -59,7 +59,7 @@
 
   function writeState() {
     const text = new URLSearchParams([...state].filter(([, value]) => value)).toString();
-    history.replaceState(null, "", text ? `#${text}` : location.pathname.startsWith("/") ? "#" : "");
+    history.replaceState(null, "", `#${text}`);
   }
 
   // ---- Filter

@@ -28,6 +28,7 @@ from harness.spec import RunRecord, Suite
 from harness.spro import LIMITS, Annotated, Annotation, split_spro
 from harness.store import read_record, record_path, write_record
 from reports.write import write
+from tests.harness import places
 
 METHOD = '''
 """The brightness of an image."""
@@ -55,18 +56,9 @@ class Mine(Method):
         pass
 '''
 
-CARD = """
-schema = 1
-title = "Own"
-licence = "CC0"
-homepage = "https://example.org"
-folders = ["own"]
-[layout]
-train = ["{category}/train/good/*"]
-test = ["{category}/test/*/*"]
-masks = ["{category}/ground_truth/{defect}/{stem}/*"]
-defects = "{category}/defects_config.json"
-kinds = { structural_anomalies = "structural", logical_anomalies = "logical" }
+CARD = f"""{places.CARD}masks = ["{{category}}/ground_truth/{{defect}}/{{stem}}/*"]
+defects = "{{category}}/defects_config.json"
+kinds = {{ structural_anomalies = "structural", logical_anomalies = "logical" }}
 """
 
 DEFECTS: list[dict[str, Any]] = [

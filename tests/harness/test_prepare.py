@@ -25,6 +25,7 @@ from harness.cli import main
 from harness.errors import MissingError, UserError
 from harness.method import PHOTOGRAPHS, Asset
 from harness.weights import fetch_weights, find_weights, load_features, load_network
+from tests.harness import places
 
 METHOD = """
 from harness import Asset, Citation, Epoch, Hyperparameters, Method, Needs, Prediction
@@ -55,17 +56,7 @@ class Mine(Method):
 """
 
 
-CARD = """
-schema = 1
-title = "Own"
-licence = "CC0"
-homepage = "https://example.org"
-folders = ["own"]
-[layout]
-train = ["{category}/train/good/*"]
-test = ["{category}/test/*/*"]
-masks = ["{category}/ground_truth/{defect}/{stem}.png"]
-"""
+CARD = places.CARD + places.MASKS
 
 
 def packed(**files: str) -> bytes:

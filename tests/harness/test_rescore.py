@@ -23,6 +23,7 @@ from harness import rescore as module
 from harness.cli import main
 from harness.maps import LEVELS, load_maps
 from harness.spec import RunRecord
+from tests.harness import places
 
 METHOD = '''
 """Distance to the mean training image, with noise that differs from epoch to epoch."""
@@ -57,17 +58,7 @@ class Mine(Method):
         self.mean = state["mean"]
 '''
 
-CARD = """
-schema = 1
-title = "Own"
-licence = "CC0"
-homepage = "https://example.org"
-folders = ["own"]
-[layout]
-train = ["{category}/train/good/*"]
-test = ["{category}/test/*/*"]
-masks = ["{category}/ground_truth/{defect}/{stem}.png"]
-kinds = {spot = "structural", swap = "logical"}
+CARD = f"""{places.CARD}{places.MASKS}kinds = {{spot = "structural", swap = "logical"}}
 """
 
 

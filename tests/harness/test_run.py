@@ -20,6 +20,7 @@ from PIL import Image
 
 from harness.cli import main
 from harness.spec import RunRecord
+from tests.harness import places
 
 MINE = '''
 """Distance to the mean training image."""
@@ -69,17 +70,7 @@ class Mine(Method):
         self.mean = state["mean"]
 '''
 
-CARD = """
-schema = 1
-title = "Own"
-licence = "CC0"
-homepage = "https://example.org"
-folders = ["own"]
-[layout]
-train = ["{category}/train/good/*"]
-test = ["{category}/test/*/*"]
-masks = ["{category}/ground_truth/{defect}/{stem}.png"]
-"""
+CARD = places.CARD + places.MASKS
 
 
 @pytest.fixture
