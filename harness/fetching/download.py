@@ -13,7 +13,7 @@ import re
 import shutil
 import socket
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -66,7 +66,8 @@ def download(remote: Remote, target: Path, progress: Progress | None = None) -> 
         UserError: the file cannot be had, or is not what it should be; the sentence names the address and
             where the file may be put by hand. ``target`` then does not exist.
     """
-    if target.exists():
+    # Another process that unpacked it may take it away at any moment.
+    with suppress(FileNotFoundError):
         return _verified(remote, target)
     own = target.parent / temporary_name(target.name)
     part = target.with_name(f"{target.name}.part")

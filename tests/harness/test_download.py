@@ -189,3 +189,13 @@ def test_several_at_once(remote: Remote, tmp_path: Path) -> None:
         thread.join()
     assert found == [SHA256] * 6
     assert names(tmp_path) == ["file.zip"]
+
+
+def test_a_file_that_another_process_took_away_is_fetched(
+    remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, exists = tmp_path / "file.zip", Path.exists
+    # It was there a moment ago.
+    monkeypatch.setattr(Path, "exists", lambda path: path == target or exists(path))
+    assert download(remote, target) == SHA256
+    assert target.read_bytes() == CONTENT

@@ -231,7 +231,7 @@ def kill_and_compare(place: Path, bench: Bench, words: list[str], waits: Iterabl
     return late
 
 
-@pytest.mark.parametrize("protocol", ["strict", "paper"])
+@pytest.mark.parametrize("protocol", ["strict", pytest.param("paper", marks=pytest.mark.slow)])
 def test_a_killed_training_goes_on_where_it_was(place: Path, bench: Bench, protocol: str) -> None:
     words = [*RUN[:2], "mine.py:Mine[wait=0.4,epochs=6]", *RUN[3:], "--categories", "a", "--no-report"]
     words += ["--protocol", protocol, "--checkpoint-every", "0"]
@@ -268,8 +268,14 @@ def test_killed_at_ten_random_moments(place: Path, bench: Bench) -> None:
 
 def test_ctrl_c_prints_the_command_that_goes_on(place: Path) -> None:
     words = [*RUN[:2], "mine.py:Mine[wait=30]", *RUN[3:]]
+    # A shell that runs the tests in the background has them ignore Ctrl-C, which children inherit.
     driver = subprocess.Popen(
-        command(*words), cwd=place, env=environment(place), stderr=subprocess.PIPE, text=True
+        command(*words),
+        cwd=place,
+        env=environment(place),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     time.sleep(9)
     driver.send_signal(signal.SIGINT)
@@ -415,6 +421,7 @@ def test_ulsad_and_dfr_run_on_real_images(tmp_path: Path) -> None:
     assert scores(tmp_path) == found
 
 
+@pytest.mark.slow
 def test_two_workers_make_the_records_of_one(place: Path, bench: Bench) -> None:
     words = [*RUN[:-2], "--seeds", "0-2", "--no-report", "--device"]
     words[2] = "mine.py:Mine[wait=0.2],mine.py:Mine[fault=die]"
