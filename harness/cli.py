@@ -182,8 +182,8 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
     """Turns options into a plan; nothing given means the suite's own value."""
     import logging
 
+    from harness.devices import find_devices
     from harness.images import cache_dir
-    from harness.measure import find_devices
     from harness.plan import Options, make_plan
 
     logging.getLogger("timm").setLevel(logging.ERROR)

@@ -19,15 +19,18 @@ from safetensors.torch import save_file
 
 from harness.checkpoint import EVERY, Checkpoint, Progress, checkpoint_path
 from harness.dataset import NORMAL, load_card, read_category
+from harness.devices import GeneratorState, seed_everything
 from harness.errors import UserError
 from harness.evaluate import Metrics, evaluate, read_truth, recorded
 from harness.files import temporary_name
 from harness.images import load_images
+from harness.machine import environment
 from harness.maps import save_maps
-from harness.measure import GeneratorState, PeakMemory, Stopwatch, environment, seed_everything
-from harness.method import Backbone, Epoch, Images, Method, Prediction, Setup, TrainingData
+from harness.measure import PeakMemory, Stopwatch
+from harness.method import Epoch, Images, Method, Prediction, TrainingData
 from harness.metrics import METRICS_VERSION, image_metrics
 from harness.pictures import keep_pictures, pictures_path
+from harness.provision import make_setup
 from harness.registry import configure, load_method
 from harness.spec import (
     PROTOCOLS,
@@ -41,7 +44,7 @@ from harness.spec import (
     fingerprint,
 )
 from harness.store import record_path
-from harness.weights import Weights, load_features, load_network
+from harness.weights import Weights
 
 BATCH = 32
 HELD_OUT = 0.1
@@ -166,35 +169,6 @@ def assign(
         held_out = Images(train, sorted(rows[:count]))
         rows = rows[count:]
     return Parts(Images(train, sorted(rows[: spec.limit_train])), held_out, Images(test))
-
-
-def make_setup(
-    weights: Mapping[str, Weights],
-    assets: Mapping[str, Path],
-    device: torch.device,
-    image_size: int,
-    seed: int,
-    scratch: Path,
-) -> Setup:
-    """Returns what a method is given; only weights and assets that it declared are to be had."""
-
-    def features(backbone: str, strides: Sequence[int]) -> Backbone:
-        return load_features(_declared(weights, backbone), strides, device)
-
-    def asset(name: str) -> Path:
-        if name not in assets:
-            raise RuntimeError(f"asset '{name}' was not declared in Method.needs")
-        return assets[name]
-
-    return Setup(
-        device=device,
-        image_size=image_size,
-        seed=seed,
-        load_network=lambda backbone: load_network(_declared(weights, backbone), device),
-        load_features=features,
-        asset=asset,
-        scratch=scratch,
-    )
 
 
 class _Run:
@@ -371,12 +345,6 @@ class _Run:
 class _Scores:
     scores: NDArray[np.float32]
     maps: NDArray[np.float32]
-
-
-def _declared(weights: Mapping[str, Weights], backbone: str) -> Weights:
-    if backbone not in weights:
-        raise RuntimeError(f"backbone '{backbone}' was not declared in Method.needs")
-    return weights[backbone]
 
 
 def _save(path: Path, tensors: dict[str, torch.Tensor]) -> None:

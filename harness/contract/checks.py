@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.choose import check_needs, configure_methods
+from harness.devices import find_device
 from harness.images import cache_dir
-from harness.measure import find_device
 from harness.plan import Options, choose
 from harness.registry import load_method, parse_name
 from harness.spec import Suite

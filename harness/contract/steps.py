@@ -36,8 +36,8 @@ from harness.contract.worker import (
     own_sentence,
     said,
 )
+from harness.devices import GeneratorState
 from harness.images import load_images
-from harness.measure import GeneratorState
 from harness.method import Epoch, Images, Method, Prediction
 
 # What CUDA's libraries keep for themselves once they were used.

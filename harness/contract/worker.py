@@ -22,10 +22,10 @@ from torch import Tensor
 
 from harness.contract.data import synthetic
 from harness.contract.state import FileWatch, ProcessState, process_state
+from harness.devices import seed_everything
 from harness.errors import UserError
-from harness.execute import make_setup
-from harness.measure import seed_everything
 from harness.method import Epoch, Images, Method, Prediction, TrainingData
+from harness.provision import make_setup
 from harness.registry import configure, load_method
 from harness.weights import Weights
 

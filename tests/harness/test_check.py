@@ -369,7 +369,7 @@ def test_memory_of_interrupted_trainings_is_left_out(tmp_path: Path) -> None:
     ],
 )
 def test_the_drivers_version_is_read(tmp_path: Path, told: str, version: str) -> None:
-    from harness.measure import _driver
+    from harness.machine import _driver
 
     (tmp_path / "version").write_text(told)
     assert _driver(tmp_path / "version") == version

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from harness.cli import main
 from harness.contract.checks import check, prepare
 from harness.contract.data import synthetic
+from harness.devices import seed_everything
 from harness.errors import UserError
-from harness.execute import make_setup
-from harness.measure import seed_everything
 from harness.method import Images, TrainingData
+from harness.provision import make_setup
 from harness.registry import configure, family_members, load_method, parse_name
 from harness.spec import slug
 from harness.weights import RANDOM, Weights
