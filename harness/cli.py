@@ -202,6 +202,7 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
         backbone_weights=given["backbone_weights"],
         keep=keep,
         checkpoint_every=given["checkpoint_every"],
+        measure=given["measure"],
     )
     plan = make_plan(suite, options)
     if given["backbone"] and not any("backbone" in task.identity.config for task in plan.tasks):

@@ -93,6 +93,11 @@ RUN_OPTIONS = (
         show_default=True,
         help="Seconds between two checkpoints of a training at least; 0 for every epoch.",
     ),
+    click.option(
+        "--measure",
+        type=click.FloatRange(min=0),
+        help="Seconds for measuring speed and memory of each run; 0 for none.  [default: 5]",
+    ),
     click.option("--keep", callback=names, help="Leave beside the records: maps, weights (comma-separated)."),
     click.option("--debug", is_flag=True, help="Show tracebacks."),
 )

@@ -16,17 +16,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from torch import nn
 
+from harness.assess import BATCH, Subject, assess
 from harness.checkpoint import EVERY, Checkpoint, Progress, checkpoint_path
 from harness.dataset import NORMAL, load_card, read_category
 from harness.devices import GeneratorState, seed_everything
+from harness.efficiency import Efficiency
 from harness.errors import UserError
 from harness.evaluate import Metrics, evaluate, read_truth, recorded
 from harness.files import temporary_name
-from harness.images import load_images
+from harness.images import load_images, read_resized
 from harness.machine import environment
 from harness.maps import save_maps
-from harness.measure import PeakMemory, Stopwatch
+from harness.measure import PeakMemory, Stopwatch, count_parameters
 from harness.method import Epoch, Images, Method, Prediction, TrainingData
 from harness.metrics import METRICS_VERSION, image_metrics
 from harness.pictures import keep_pictures, pictures_path
@@ -46,7 +49,6 @@ from harness.spec import (
 from harness.store import record_path
 from harness.weights import Weights
 
-BATCH = 32
 HELD_OUT = 0.1
 
 
@@ -60,6 +62,7 @@ class RunTask:
         assets: folder of each asset that the method needs, by name.
         keep: artefacts to leave beside the record: ``maps``, ``weights``.
         checkpoint_every: seconds between two checkpoints of a training at least.
+        measure: seconds that measuring the efficiency may take, 0 for no measuring.
         suite: what the suite says of itself, for the report.
         categories: all categories of the dataset.
         split_categories: see :class:`RunRecord`.
@@ -78,6 +81,7 @@ class RunTask:
     assets: Mapping[str, Path] = field(default_factory=dict)
     keep: frozenset[str] = frozenset()
     checkpoint_every: float = EVERY
+    measure: float = 0.0
     suite: str = ""
     categories: tuple[str, ...] = ()
     split_categories: Mapping[str, tuple[str, ...]] | None = None
@@ -199,6 +203,7 @@ class _Run:
         card = load_card(task.card)
         data = read_category(card, self.spec.category, task.data_root, task.cache)
         self.samples = data.test
+        self.files = [sample.image for sample in data.train]
         train, validation, test = (
             load_images([sample.image for sample in part], size, resize, task.cache)
             for part in (data.train, data.validation, data.test)
@@ -210,11 +215,13 @@ class _Run:
     def record(self) -> RunRecord:
         task, clock = self.task, self.clock
         with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+            self.networks: list[nn.Module] = []
             self.method = self._method(Path(scratch))
             training = TrainingData(self.parts.train, self.parts.validation, self.spec.seed, self.checkpoint)
             clock["fit"].start()
             self.method.fit(training, self._on_epoch)
             clock["fit"].stop()
+            peak_of_fit = self.memory.read()
             # The first batch pays for allocations; a training image keeps the test set out of it.
             self._predict(self.parts.train.batch([0]))
             last = self._score(clock["predict"])
@@ -227,6 +234,7 @@ class _Run:
                 metrics = self._metrics(chosen)
             clock["evaluate"].stop()
             self._keep(chosen)
+            efficiency = self._efficiency(peak_of_fit)
         seconds = {name: watch.seconds for name, watch in clock.items()}
         counts = {role: len(getattr(self.parts, role)) for role in ("train", "validation", "test")}
         return RunRecord(
@@ -242,6 +250,7 @@ class _Run:
                 **seconds, images_per_second=len(self.parts.test) / max(seconds["predict"], 1e-9)
             ),
             peak_memory=peak,
+            efficiency=efficiency,
         )
 
     def _progress(self) -> Progress:
@@ -267,7 +276,8 @@ class _Run:
 
     def _method(self, scratch: Path) -> Method:
         task, spec = self.task, self.spec
-        setup = make_setup(task.weights, task.assets, self.device, spec.image_size, spec.seed, scratch)
+        where = (self.device, spec.image_size, spec.seed, scratch)
+        setup = make_setup(task.weights, task.assets, *where, self.networks)
         method = load_method(task.method)
         return method(configure(method, spec.method, task.identity.config), setup)
 
@@ -320,6 +330,29 @@ class _Run:
                     f"not {shape}"
                 )
         return prediction
+
+    def _efficiency(self, peak_of_fit: dict[str, int]) -> Efficiency | None:
+        """Measured after everything that decides the scores."""
+        if not self.task.measure:
+            return None
+        size, resize = self.spec.image_size, self.protocol.resize
+        trained = len(self.parts.train) * max(len(self.epochs), 1)
+        return assess(
+            Subject(
+                self._predict,
+                self.parts.train,
+                self.files,
+                lambda path: read_resized(path, size, resize),
+                self.device,
+                self.memory,
+            ),
+            self.task.measure,
+            per_image=self.clock["predict"].seconds / len(self.parts.test),
+            training=trained / max(self.clock["fit"].seconds, 1e-9),
+            fit_memory=peak_of_fit,
+            parameters=count_parameters(self.method, self.networks),
+            state_bytes=sum(tensor.nbytes for tensor in self.method.state_dict().values()),
+        )
 
     def _metrics(self, scores: _Scores) -> Metrics:
         splits = self.task.split_categories or {}

@@ -116,7 +116,8 @@ def read_mask(path: Path) -> Pixels:
     return np.asarray(marked.any(axis=2) if marked.ndim == 3 else marked, np.uint8)
 
 
-def _resized(path: Path, size: int, resize: Resize) -> Pixels:
+def read_resized(path: Path, size: int, resize: Resize) -> Pixels:
+    """Reads an image and resizes it as a protocol says: RGB ``[size, size, 3]``."""
     image = _rgb(read_image(path), path)
     if resize == "opencv":
         return np.asarray(
@@ -209,7 +210,7 @@ def load_images(paths: Sequence[Path], size: int, resize: Resize, cache: Path) -
     versions = [FORMAT, PIL.__version__, *([cv2.__version__] if resize == "opencv" else [])]
     spec = ["images", versions, resize, size, content_hashes(paths, cache)]
     shape = (len(paths), size, size, 3)
-    return _cached("images", spec, shape, lambda i: _resized(paths[i], size, resize), cache)
+    return _cached("images", spec, shape, lambda i: read_resized(paths[i], size, resize), cache)
 
 
 def load_masks(paths: Sequence[Sequence[Path]], size: int, cache: Path) -> Pixels:

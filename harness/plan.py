@@ -35,6 +35,7 @@ class Options:
             (``stale``), or all (``always``).
         keep: artefacts beside the records: ``maps``, ``weights``.
         checkpoint_every: seconds between two checkpoints of a training at least.
+        measure: seconds that measuring the efficiency of a run may take; ``None`` for the suite's own.
     """
 
     devices: tuple[str, ...]
@@ -46,6 +47,7 @@ class Options:
     backbone_weights: Literal["pretrained", "none"] = "pretrained"
     keep: frozenset[str] = frozenset()
     checkpoint_every: float = CHECKPOINT_EVERY
+    measure: float | None = None
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ def _task(
         assets={name: found.folder for name, found in chosen.assets.items()},
         keep=options.keep,
         checkpoint_every=options.checkpoint_every,
+        measure=suite.measure if options.measure is None else options.measure,
         suite=suite.about,
         categories=category.categories,
         split_categories=category.split_categories,

@@ -23,8 +23,7 @@ def make_setup(
 ) -> Setup:
     """Returns what a method is given; only weights and assets that it declared are to be had.
 
-    Args:
-        handed: takes up the pretrained networks that the method asks for, to count their parameters.
+    ``handed`` takes up the pretrained networks that the method asks for, whose parameters are counted later.
     """
     handed = [] if handed is None else handed
 

@@ -13,7 +13,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from harness.efficiency import Efficiency
+from harness.frozen import Frozen as Frozen
 
 SCHEMA_VERSION = 1
 # The split of a record that holds the mean over the kinds of anomalies.
@@ -23,12 +26,6 @@ Outcome = Literal["ok", "failed", "out_of_memory", "timeout"]
 Scalar = bool | int | float | str | None
 Value = Scalar | list[Scalar]
 Evaluate = Literal["input", "native"]
-
-
-class Frozen(BaseModel):
-    """An immutable value that refuses fields it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Protocol(Frozen):
@@ -252,6 +249,7 @@ class RunRecord(Frozen):
         split_categories: for each anomaly kind, the categories that have it, where not all have.
         counts: images used: ``train``, ``validation``, ``test`` and test images by kind.
         peak_memory: bytes: ``host`` above the idle worker, ``device`` as the allocator saw it.
+        efficiency: speed, memory and size as docs/efficiency.md defines them, measured after the scores.
         environment: hardware, versions, git commit.
         remarks: what the method says that a reader must know about these numbers, see ``Method.remarks``.
         suite: what the suite that the run was made for says of itself.
@@ -276,6 +274,7 @@ class RunRecord(Frozen):
     counts: dict[str, int] = Field(default_factory=dict)
     timings: Timings | None = None
     peak_memory: dict[str, int] = Field(default_factory=dict)
+    efficiency: Efficiency | None = None
     environment: dict[str, Any] = Field(default_factory=dict)
     citation: str = ""
     remarks: list[str] = Field(default_factory=list)
@@ -299,6 +298,7 @@ class Suite(Frozen):
         backbone: backbone for every method that has one; empty for each method's own.
         evaluate: see :class:`RunSpec`.
         keep: artefacts to leave beside the records: ``maps``, ``weights``.
+        measure: seconds that measuring the efficiency of a run may take, 0 for no measuring.
         set: ``{method: {parameter: value}}``.
     """
 
@@ -313,6 +313,7 @@ class Suite(Frozen):
     backbone: str = ""
     evaluate: Evaluate = "input"
     keep: list[Literal["maps", "weights"]] = Field(default_factory=list)
+    measure: float = Field(default=5.0, ge=0)
     set: dict[str, dict[str, Value]] = Field(default_factory=dict)
 
 

@@ -1,0 +1,244 @@
+"""The efficiency of a trained method, within a budget of seconds; docs/efficiency.md defines each number."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.efficiency import Efficiency, Quantity
+from harness.guard import Guard
+from harness.measure import (
+    PeakMemory,
+    driver_peak,
+    in_use,
+    quantity,
+    rate,
+    release,
+    repeat,
+    synchronise,
+)
+from harness.method import Images, Prediction
+
+# The paper's Table 4 was measured at batch 32.
+BATCH = 32
+SIZES = (1, 8, BATCH)
+_LARGEST = 1024
+# A larger batch counts as faster from this gain on.
+_GAIN = 1.03
+# Memory that grows by less than this with every batch is an allocator's noise.
+_GROWTH = 1 << 20
+_READERS = 8
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured.
+
+    Attributes:
+        predict: the trained method's, under no gradient.
+        images: normal training images, which stand for any image.
+        files: their files.
+        read: reads one file as uint8 ``[S, S, 3]``.
+        device: where the method computes.
+        memory: peak memory since before the method was built.
+    """
+
+    predict: Callable[[Tensor], Prediction]
+    images: Images
+    files: Sequence[Path]
+    read: Callable[[Path], NDArray[np.uint8]]
+    device: torch.device
+    memory: PeakMemory
+
+
+@dataclass
+class _Found:
+    """What has been measured so far."""
+
+    throughput: dict[str, Quantity] = field(default_factory=dict)
+    latency: Quantity | None = None
+    latency_p99: float | None = None
+    end_to_end: Quantity | None = None
+    paper_way: Quantity | None = None
+    memory: dict[str, int] = field(default_factory=dict)
+    growth: int = 0
+    energy: float | None = None
+    left_out: list[str] = field(default_factory=list)
+
+
+def assess(
+    subject: Subject,
+    seconds: float,
+    per_image: float,
+    training: float | None,
+    fit_memory: Mapping[str, int],
+    parameters: int,
+    state_bytes: int,
+) -> Efficiency:
+    """Measures what fits into the time; a training is not repeated, its numbers are handed in.
+
+    Args:
+        subject: what to measure.
+        seconds: how long all of it may take, about.
+        per_image: seconds that an image took while the test set was predicted; tells what will fit.
+        training: training images per second.
+        fit_memory: peak bytes of ``fit``.
+        parameters: of all networks.
+        state_bytes: of what was learned.
+    """
+    found, guard = _Found(), Guard(subject.device)
+    flops = count_flops(subject.predict, on_device(subject, 1))
+    # Five things take time: three batch sizes, from files to scores, and the paper's way.
+    share = seconds / 5
+    for size in SIZES:
+        if _fits(found, f"batch {size}", size, per_image, share):
+            _throughput(subject, found, size, share)
+            guard.look()
+    if str(BATCH) in found.throughput:
+        _peak(subject, found)
+        _larger(subject, found, share)
+    if _fits(found, "from files to scores", 2 * BATCH, per_image, share):
+        found.end_to_end = quantity(list(end_to_end(subject, share)))
+    if _fits(found, "the paper's way", BATCH, per_image, share):
+        found.paper_way = rate(BATCH, repeat(lambda: _one_by_one(subject), subject.device, share))
+    flags = guard.flags()
+    if found.growth:
+        flags.append(f"memory grows by {found.growth / 1e6:.1f} MB with every batch")
+    return Efficiency(
+        throughput=found.throughput,
+        latency=found.latency,
+        latency_p99=found.latency_p99,
+        end_to_end=found.end_to_end,
+        paper_way=found.paper_way,
+        training=training,
+        memory={"fit": dict(fit_memory)} | ({"predict": found.memory} if found.memory else {}),
+        growth=found.growth,
+        parameters=parameters,
+        state_bytes=state_bytes,
+        flops=flops,
+        energy=found.energy,
+        gpu=guard.gpu(),
+        flags=flags,
+        left_out=found.left_out,
+    )
+
+
+def on_device(subject: Subject, size: int) -> Tensor:
+    """Returns a batch of images, repeated where there are fewer, on the device."""
+    return subject.images.batch([i % len(subject.images) for i in range(size)]).to(subject.device)
+
+
+def count_flops(predict: Callable[[Tensor], Prediction], image: Tensor) -> int | None:
+    """Returns the floating-point operations of one prediction by PyTorch's counter.
+
+    It counts matrix products, convolutions and attention; a multiplication with its addition is two. What a
+    method does outside PyTorch it cannot see: ``None`` where it saw nothing.
+    """
+    with FlopCounterMode(display=False) as counter:
+        predict(image)
+    return int(counter.get_total_flops()) or None
+
+
+def _fits(found: _Found, what: str, images: int, per_image: float, share: float) -> bool:
+    """Whether a warm-up and three repetitions fit into twice the share; says so where not."""
+    expected = 5 * images * per_image
+    if expected <= 2 * share:
+        return True
+    found.left_out.append(f"{what}: would take about {expected:.1f} s, --measure allows {share:.1f} s")
+    return False
+
+
+def _throughput(subject: Subject, found: _Found, size: int, seconds: float) -> None:
+    """Images on the device → predictions; at batch 1 to the score on the host, which is the latency."""
+    batch = on_device(subject, size)
+    calls = 0
+
+    def work() -> None:
+        nonlocal calls
+        calls += 1
+        prediction = subject.predict(batch)
+        if size == 1:
+            prediction.score.cpu()
+
+    repeat(work, subject.device, 0.0)
+    counter = Guard(subject.device)
+    calls, held, joules = 0, in_use(subject.device), counter.joules()
+    taken = repeat(work, subject.device, seconds)
+    used, grown = counter.joules(), (in_use(subject.device) - held) // calls
+    found.throughput[str(size)] = rate(size, taken)
+    if size == 1:
+        found.latency = quantity(taken)
+        found.latency_p99 = float(np.quantile(taken, 0.99))
+    if size == BATCH and grown > _GROWTH:
+        found.growth = grown
+    if size == BATCH and joules is not None and used is not None:
+        found.energy = (used - joules) / (size * calls) * 1000
+
+
+def _peak(subject: Subject, found: _Found) -> None:
+    """Peak memory of one batch, in a pass of its own: nothing is timed meanwhile."""
+    batch = on_device(subject, BATCH)
+    subject.memory.restart()
+    with driver_peak(subject.device) as driver:
+        subject.predict(batch)
+        synchronise(subject.device)
+    found.memory |= subject.memory.read() | driver
+
+
+def _larger(subject: Subject, found: _Found, seconds: float) -> None:
+    """On a GPU: doubles the batch until it is no faster any more or does not fit."""
+    size = BATCH
+    while subject.device.type == "cuda" and size < _LARGEST:
+        size *= 2
+        try:
+            _throughput(subject, found, size, seconds / 4)
+        except torch.OutOfMemoryError:
+            release(subject.device)
+            found.left_out.append(f"batch {size}: does not fit into the device's memory")
+            return
+        gain = found.throughput[str(size)].median / found.throughput[str(size // 2)].median
+        if gain < _GAIN:
+            return
+
+
+def end_to_end(subject: Subject, seconds: float) -> Iterator[float]:
+    """Yields images per second, batch by batch: the next batch is read while one is predicted.
+
+    Eight threads read files. The first batch, for which nothing could be read ahead, does not count.
+    """
+    files = [subject.files[i % len(subject.files)] for i in range(BATCH)]
+    with ThreadPoolExecutor(_READERS) as readers:
+
+        def ask() -> list[Future[NDArray[np.uint8]]]:
+            return [readers.submit(subject.read, path) for path in files]
+
+        begun = last = time.perf_counter()
+        coming, count = ask(), 0
+        while count < 3 or last - begun < seconds:
+            images = np.stack([image.result() for image in coming])
+            coming = ask()
+            subject.predict(torch.from_numpy(images).permute(0, 3, 1, 2)).score.cpu()
+            now = time.perf_counter()
+            if count:
+                yield BATCH / (now - last)
+            last, count = now, count + 1
+        for image in coming:
+            image.cancel()
+
+
+def _one_by_one(subject: Subject) -> None:
+    """A batch in the paper's way: read, predict, and bring scores and maps to the host, one after another."""
+    files = [subject.files[i % len(subject.files)] for i in range(BATCH)]
+    images = np.stack([subject.read(path) for path in files])
+    prediction = subject.predict(torch.from_numpy(images).permute(0, 3, 1, 2))
+    prediction.score.cpu()
+    prediction.map.cpu()

@@ -1,0 +1,173 @@
+"""What is measured, on fake methods whose cost is known: within 5 %."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness import measure
+from harness.assess import Subject, assess
+from harness.efficiency import Efficiency
+from harness.guard import Guard
+from harness.measure import PeakMemory, count_parameters, quantity
+from harness.method import Images, Prediction
+
+CPU = torch.device("cpu")
+SIDE = 32
+
+
+def nothing(images: Tensor) -> Prediction:
+    return Prediction(torch.zeros(len(images)), torch.zeros(len(images), SIDE, SIDE))
+
+
+def measured(
+    predict: Callable[[Tensor], Prediction],
+    seconds: float = 2.5,
+    per_image: float = 1e-4,
+    read: Callable[[Path], Any] = lambda _: np.zeros((SIDE, SIDE, 3), np.uint8),
+) -> Efficiency:
+    memory = PeakMemory(CPU)
+    images = Images(np.zeros((5, SIDE, SIDE, 3), np.uint8))
+    subject = Subject(predict, images, [Path("a"), Path("b")], read, CPU, memory)
+    return assess(subject, seconds, per_image, 12.5, {"host": 7}, 3, 4)
+
+
+def test_throughput_and_latency_of_a_method_that_sleeps() -> None:
+    def sleeps(images: Tensor) -> Prediction:
+        time.sleep(0.02 + 0.002 * len(images))
+        return nothing(images)
+
+    found = measured(sleeps, seconds=5)
+    for size, taken in (("1", 0.022), ("8", 0.036), ("32", 0.084)):
+        assert found.throughput[size].median == pytest.approx(int(size) / taken, rel=0.05)
+        assert found.throughput[size].count >= 3
+    assert found.latency is not None
+    assert found.latency.median == pytest.approx(0.022, rel=0.05)
+    assert found.latency_p99 is not None
+    assert found.latency_p99 >= found.latency.median
+    assert (found.training, found.memory["fit"]) == (12.5, {"host": 7})
+    assert (found.parameters, found.state_bytes) == (3, 4)
+    assert found.left_out == []
+
+
+def test_reading_overlaps_with_predicting_but_not_in_the_papers_way() -> None:
+    def read(_: Path) -> Any:
+        time.sleep(0.01)
+        return np.zeros((SIDE, SIDE, 3), np.uint8)
+
+    def predict(images: Tensor) -> Prediction:
+        time.sleep(0.1)
+        return nothing(images)
+
+    found = measured(predict, seconds=5, read=read)
+    assert found.end_to_end is not None
+    assert found.paper_way is not None
+    # 32 files by 8 threads take 40 ms, hidden behind 100 ms; one by one they take 320 ms more.
+    assert found.end_to_end.median == pytest.approx(32 / 0.1, rel=0.05)
+    assert found.paper_way.median == pytest.approx(32 / 0.42, rel=0.05)
+
+
+def test_work_left_behind_on_the_device_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue: list[threading.Thread] = []
+
+    def launches(images: Tensor) -> Prediction:
+        queue.append(threading.Thread(target=time.sleep, args=(0.05,)))
+        queue[-1].start()
+        return nothing(images)
+
+    def drained(_: torch.device) -> None:
+        while queue:
+            queue.pop().join()
+
+    monkeypatch.setattr(measure, "synchronise", drained)
+    found = measured(launches)
+    assert found.throughput["32"].median == pytest.approx(32 / 0.05, rel=0.05)
+
+
+def test_peak_memory_of_a_method_that_allocates_a_known_amount() -> None:
+    def allocates(images: Tensor) -> Prediction:
+        torch.ones(50_000_000 * len(images) // 32)
+        return nothing(images)
+
+    found = measured(allocates, seconds=1)
+    assert found.memory["predict"]["host"] == pytest.approx(200e6, rel=0.05)
+    assert found.growth == 0
+    assert not any("memory grows" in flag for flag in found.flags)
+
+
+def test_growth_of_a_method_that_leaks() -> None:
+    held = []
+
+    def leaks(images: Tensor) -> Prediction:
+        if len(images) == 32:
+            held.append(torch.ones(5_000_000))
+        time.sleep(0.02)
+        return nothing(images)
+
+    found = measured(leaks, seconds=1)
+    assert found.growth == pytest.approx(20e6, rel=0.05)
+    assert any(flag.startswith("memory grows by") for flag in found.flags)
+
+
+def test_what_would_take_too_long_is_left_out_and_said() -> None:
+    found = measured(nothing, seconds=1, per_image=0.05)
+    assert sorted(found.throughput) == ["1"]
+    assert found.left_out[0] == "batch 8: would take about 2.0 s, --measure allows 0.2 s"
+    assert [what.partition(":")[0] for what in found.left_out[1:]] == [
+        "batch 32",
+        "from files to scores",
+        "the paper's way",
+    ]
+
+
+def test_operations_are_counted() -> None:
+    layer = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+
+    def convolves(images: Tensor) -> Prediction:
+        layer(images.float())
+        return nothing(images)
+
+    assert measured(convolves, seconds=0.5).flops == 2 * 8 * 3 * 9 * SIDE * SIDE
+    assert measured(nothing, seconds=0.5).flops is None
+
+
+def test_parameters_count_once() -> None:
+    class Holder:
+        def __init__(self) -> None:
+            self.network = nn.Linear(3, 4)
+            self.again = [self.network]
+
+    holder = Holder()
+    assert count_parameters(holder) == 16
+    assert count_parameters(holder, [holder.network, nn.Linear(2, 2)]) == 16 + 6
+
+
+def test_an_interval_holds_the_median_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(0)
+    for count in (6, 11, 40):
+        draws = generator.exponential(size=(4000, count))
+        found = [quantity(row.tolist()) for row in draws]
+        held = np.mean([q.low <= np.log(2) <= q.high for q in found])
+        assert 0.945 <= held <= 0.99, count
+    few = quantity([3.0, 1.0, 2.0])
+    assert (few.low, few.median, few.high, few.count) == (1.0, 2.0, 3.0, 3)
+
+
+def test_other_work_on_the_processor_is_told() -> None:
+    guard = Guard(CPU)
+    burn = [sys.executable, "-c", "import time\nend = time.time() + 20\nwhile time.time() < end: pass"]
+    with subprocess.Popen(burn) as other:
+        time.sleep(1)
+        flags = guard.flags()
+        other.kill()
+    assert any("other processes used" in flag for flag in flags)
