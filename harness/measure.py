@@ -86,8 +86,8 @@ def repeat(work: Callable[[], object], device: torch.device, seconds: float) -> 
 def quantity(values: Sequence[float]) -> Quantity:
     """Returns the median with an interval of at least 95 % by order statistics, whatever the distribution.
 
-    The k-th least and k-th greatest value enclose the median unless fewer than k values lie on one side of it,
-    a binomial probability (W. J. Conover, "Practical Nonparametric Statistics", 3.2). Below six values no
+    The k-th least and k-th greatest value enclose the median unless fewer than k values lie on one side of
+    it, a binomial probability (W. J. Conover, "Practical Nonparametric Statistics", 3.2). Below six values no
     interval holds 95 %, and the least and greatest stand for it.
     """
     ordered = sorted(values)
