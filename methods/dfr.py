@@ -9,7 +9,8 @@ an autoencoder of 1×1 convolutions; the reconstruction error is the anomaly map
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,8 @@ from harness.method import (
 from methods.features import FrozenFeatures
 
 STRIDES = (2, 4, 8, 16)
+# So many images are predicted at a time.
+AT_ONCE = 4
 
 
 class DFRConfig(Hyperparameters):
@@ -119,7 +122,9 @@ class DFR(Method):
         self._resize: dict[int, Tensor] = {}
         self.autoencoder: FeatureAutoencoder | None = None
 
-    def _feature_maps(self) -> tuple[Callable[[Tensor], list[Tensor]], tuple[float, ...], tuple[float, ...]]:
+    def _feature_maps(
+        self,
+    ) -> tuple[Callable[[Tensor], Iterable[Tensor]], tuple[float, ...], tuple[float, ...]]:
         """Returns the function from X to feature maps, and the normalisation of X."""
         name = self.config.backbone
         if not name.startswith("vgg"):
@@ -128,24 +133,25 @@ class DFR(Method):
         network, mean, std = self.setup.load_network(name)
         layers = list(network.get_submodule("features").children())
 
-        def relus(x: Tensor) -> list[Tensor]:
-            maps, pools = [], 0
+        def relus(x: Tensor) -> Iterator[Tensor]:
+            pools = 0
             for layer in layers:
                 x = layer(x)
                 pools += isinstance(layer, nn.MaxPool2d)
                 if pools == 4:
-                    break
+                    return
                 if isinstance(layer, nn.ReLU):
-                    maps.append(x)
-            return maps
+                    yield x
 
         return relus, mean, std
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        return (images.to(self.setup.device).float() - self._pixel_mean) / self._pixel_std
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """uint8 ``[B, 3, S, S]`` → ``[B, C, S/4, S/4]``: all layers on one grid."""
-        X = (images.to(self.setup.device).float() - self._pixel_mean) / self._pixel_std
-        return torch.cat([self._to_grid(y) for y in self._maps(X)], dim=1)
+        return torch.cat([self._to_grid(y) for y in self._maps(self._normalise(images))], dim=1)
 
     def _to_grid(self, y: Tensor) -> Tensor:
         side = y.shape[-1]
@@ -189,11 +195,32 @@ class DFR(Method):
         if self.autoencoder is None:
             raise RuntimeError("DFR.predict was called before fit or load_state_dict")
         self.autoencoder.eval()
-        y = self.features(images)
-        error = (self.autoencoder(y) - y).square().mean(dim=1, keepdim=True)
+        # All layers of one image on one grid are 57 MB: a few images at a time keep a batch small.
+        errors = torch.cat([self._errors(self.autoencoder, part) for part in torch.split(images, AT_ONCE)])
         size = (self.setup.image_size, self.setup.image_size)
-        maps = F.interpolate(error, size=size, mode="bilinear", align_corners=True)[:, 0]
+        maps = F.interpolate(errors[:, None], size=size, mode="bilinear", align_corners=True)[:, 0]
         return Prediction(score=maps.amax(dim=(1, 2)), map=maps)
+
+    def _errors(self, autoencoder: FeatureAutoencoder, images: Tensor) -> Tensor:
+        """Mean squared error of the reconstruction, ``[B, S/4, S/4]``.
+
+        The first 1×1 convolution commutes with resizing and averaging: it is taken of each layer on its own
+        and, where a layer is smaller than the grid, before that layer is resized.
+        """
+        first, rest = cast(nn.Conv2d, autoencoder[0]), autoencoder[1:]
+        weight, hidden = first.weight, cast(Tensor, first.bias).view(1, -1, 1, 1)
+        layers, begin = [], 0
+        for f in self._maps(self._normalise(images)):
+            part = weight[:, begin : begin + f.shape[1]]
+            layers.append(self._to_grid(f))
+            if f.shape[-1] < layers[-1].shape[-1]:
+                hidden = hidden + self._to_grid(F.conv2d(f, part))
+            else:
+                hidden = hidden + F.conv2d(layers[-1], part)
+            begin += f.shape[1]
+        for layer in rest:
+            hidden = layer(hidden)
+        return torch.cat(layers, dim=1).sub_(hidden).square_().mean(dim=1)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The autoencoder; its first and code layers tell C and d."""

@@ -26,7 +26,7 @@ from methods.anomalib.fastflow import FastFlow
 from methods.anomalib.padim import PaDiM, fit_gaussians
 from methods.anomalib.patchcore import PatchCore
 from methods.anomalib.reverse_distillation import ReverseDistillation
-from tests.bench_engine import LAYERS, by_engine, engine_module, pictures
+from tests.bench.engine import LAYERS, by_engine, engine_module, pictures
 from tests.methods.interruption import assert_resumes_to_the_same_bits
 
 pytest.importorskip("anomalib", reason="the extra 'anomalib' is not installed")

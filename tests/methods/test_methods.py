@@ -275,6 +275,16 @@ def test_code_width_is_the_share_of_variance() -> None:
     assert [dfr.code_width(y, v) for v in (0.5, 0.95, 0.999)] == [1, 2, 3]
 
 
+def test_maps_equal_the_plain_way_layer_by_layer_and_in_parts() -> None:
+    made = build("dfr")
+    fit(made)
+    batch = images(6, seed=3).batch(range(6))
+    y = made.features(batch)
+    error = (made.autoencoder(y) - y).square().mean(dim=1, keepdim=True)
+    plain = F.interpolate(error, size=(64, 64), mode="bilinear", align_corners=True)[:, 0]
+    torch.testing.assert_close(made.predict(batch).map, plain.detach(), rtol=1e-4, atol=1e-6)
+
+
 # Both
 
 

@@ -1,0 +1,117 @@
+"""ULSAD and DFR: against DFR as its authors compute it, and against themselves without kept features."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harness.measure import PeakMemory
+from harness.method import Images, Method, Setup, TrainingData
+from harness.provision import make_setup
+from harness.weights import find_weights
+from methods.dfr import DFR, DFRConfig
+from methods.features import FrozenFeatures
+from methods.ulsad import ULSAD, ULSADConfig
+from tests.bench.pairs import Pair
+
+CPU = torch.device("cpu")
+SIZE = 256
+
+
+class OriginalDFR(DFR):
+    """DFR as its authors compute it: every layer is blown up to the image's size, then averaged."""
+
+    def _to_grid(self, y: Tensor) -> Tensor:
+        size = (self.setup.image_size, self.setup.image_size)
+        return F.avg_pool2d(F.interpolate(y, size, mode="bilinear", align_corners=True), 4)
+
+
+def setup(backbone: str, folder: Path, device: torch.device = CPU) -> Setup:
+    """Random weights do: no arithmetic depends on them."""
+    weights = find_weights(backbone, folder, pretrained=False)
+    return make_setup({backbone: weights}, {}, device, SIZE, 0, folder)
+
+
+def images(count: int) -> Images:
+    """Noise over a ramp, so that no channel is constant."""
+    draws = np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE, 3))
+    ramp = np.linspace(0, 1, SIZE)[None, :, None, None]
+    return Images((draws * ramp).astype(np.uint8))
+
+
+def fitted(method: type[Method], config: Any, given: Setup, count: int = 10) -> Method:
+    """Returns a method after one epoch on a few images."""
+    made = method(config, given)
+    few = images(count)
+    made.fit(TrainingData(few, few, 0), lambda _: None)
+    return made
+
+
+def predict_memory(method: Method, batch: Tensor) -> float:
+    """Returns the peak megabytes of predicting a batch, above what the process held before."""
+    memory = PeakMemory(CPU)
+    with torch.no_grad():
+        method.predict(batch)
+    return memory.read()["host"] / 1e6
+
+
+def _predict(method: Method, batch: Tensor) -> None:
+    with torch.no_grad():
+        method.predict(batch)
+
+
+def pairs(rounds: int = 5, batch: int = 8) -> Iterator[Pair]:
+    """Yields the comparisons of prediction, then that of training."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        vgg, wide = setup("vgg19", folder), setup("wide_resnet50_2", folder)
+        dfr = fitted(DFR, DFRConfig(epochs=1), vgg)
+        original = OriginalDFR(DFRConfig(epochs=1), vgg)
+        original.load_state_dict(dfr.state_dict())
+        ulsad = fitted(ULSAD, ULSADConfig(epochs=1), wide)
+        X = images(batch).batch(range(batch))
+        note = f"predict, batch {batch}, {SIZE} px, random weights"
+
+        def slow() -> None:
+            _predict(original, X)
+
+        peer = "DFR in the original way"
+        yield Pair("ULSAD's prediction", lambda: _predict(ulsad, X), slow, peer, 2.2, rounds, note=note)
+        yield Pair("DFR's prediction", lambda: _predict(dfr, X), slow, peer, 2.0, rounds, note=note)
+        yield Pair(
+            "DFR's memory of prediction",
+            lambda: predict_memory(dfr, X),
+            lambda: predict_memory(original, X),
+            peer,
+            3.0,
+            3,
+            "MB",
+            note,
+        )
+        yield _training(wide, max(3, rounds // 2))
+
+
+def _training(wide: Setup, rounds: int) -> Pair:
+    """ULSAD with features kept, and with features computed again for every batch."""
+    few, epochs = images(16), 4
+
+    def train(limit: int) -> None:
+        def limited(*args: Any) -> FrozenFeatures:
+            return FrozenFeatures(*args, limit=limit)
+
+        with patch("methods.ulsad.FrozenFeatures", limited):
+            ULSAD(ULSADConfig(epochs=epochs, quantiles=False), wide).fit(
+                TrainingData(few, few, 0), lambda _: None
+            )
+
+    note = f"{epochs} epochs of {len(few)} images, {SIZE} px, the pass that keeps them included"
+    peer = "features computed again"
+    return Pair("ULSAD's training", lambda: train(2**31), lambda: train(0), peer, 1 / 0.85, rounds, note=note)
