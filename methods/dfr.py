@@ -207,8 +207,9 @@ class DFR(Method):
         The first 1×1 convolution commutes with resizing and averaging: it is taken of each layer on its own
         and, where a layer is smaller than the grid, before that layer is resized.
         """
-        first, rest = cast(nn.Conv2d, autoencoder[0]), autoencoder[1:]
-        weight, hidden = first.weight, cast(Tensor, first.bias).view(1, -1, 1, 1)
+        first, *rest = autoencoder
+        weight = cast(Tensor, first.weight)
+        hidden = cast(Tensor, first.bias).view(1, -1, 1, 1)
         layers, begin = [], 0
         for f in self._maps(self._normalise(images)):
             part = weight[:, begin : begin + f.shape[1]]
