@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ from harness.images import data_fingerprint
 from harness.metrics import METRICS_VERSION
 from harness.native import read_defects
 from harness.registry import source_hash
-from harness.spec import PROTOCOLS, Identity, RunRecord, RunSpec, Suite, run_key
+from harness.spec import PROTOCOLS, Identity, RunRecord, RunSpec, Suite, run_keys
 from harness.store import read_record, read_records, record_path
 from harness.weights import Weights, check_strides, find_weights
 
@@ -108,33 +108,35 @@ def make_plan(suite: Suite, options: Options) -> Plan:
     for one in configured:
         check_needs(one, suite)
     methods = [choose(one, options) for one in configured]
-    tasks = []
+    tasks: list[RunTask] = []
     for category in _categories(suite, options):
         for protocol in dict.fromkeys(suite.protocols):
             for chosen in methods:
-                for seed in dict.fromkeys(suite.seeds):
-                    tasks.append(_task(suite, options, chosen, category, protocol, seed))
+                tasks += _tasks(suite, options, chosen, category, protocol)
     unique = tuple({task.key: task for task in tasks}.values())
     done, damaged = _finished(unique, options)
     return Plan(unique, done, damaged)
 
 
-def _task(
-    suite: Suite, options: Options, chosen: Chosen, category: _Category, protocol: str, seed: int
-) -> RunTask:
+def _tasks(
+    suite: Suite, options: Options, chosen: Chosen, category: _Category, protocol: str
+) -> Iterator[RunTask]:
+    """Yields the runs that differ by nothing but their seed."""
     method = chosen.configured
+    first, *others = dict.fromkeys(suite.seeds)
     spec = RunSpec(
         dataset=category.card.name,
         category=category.name,
         method=method.label,
         params=method.params,
-        seed=seed,
+        seed=first,
         protocol=protocol,
         image_size=suite.image_size,
         limit_train=options.limit_train,
         backbone_weights=options.backbone_weights,
         evaluate=suite.evaluate,
     )
+    specs = [spec, *(spec.model_copy(update={"seed": seed}) for seed in others)]
     weights = {name: found.sha256 for name, found in chosen.weights.items()}
     assets = {f"asset:{name}": found.sha256 for name, found in chosen.assets.items()}
     identity = Identity(
@@ -146,25 +148,27 @@ def _task(
         source=chosen.source,
         defects=category.defects,
     )
-    return RunTask(
-        spec=spec,
-        identity=identity,
-        key=run_key(spec, identity),
-        method=method.name.base,
-        card=category.given,
-        data_root=options.data_root,
-        cache=options.cache,
-        results=options.results,
-        device=options.devices[0],
-        weights=chosen.weights,
-        assets={name: found.folder for name, found in chosen.assets.items()},
-        keep=options.keep,
-        checkpoint_every=options.checkpoint_every,
-        measure=suite.measure if options.measure is None else options.measure,
-        suite=suite.about,
-        categories=category.categories,
-        split_categories=category.split_categories,
-    )
+    folders = {name: found.folder for name, found in chosen.assets.items()}
+    for one, key in zip(specs, run_keys(specs, identity), strict=True):
+        yield RunTask(
+            spec=one,
+            identity=identity,
+            key=key,
+            method=method.name.base,
+            card=category.given,
+            data_root=options.data_root,
+            cache=options.cache,
+            results=options.results,
+            device=options.devices[0],
+            weights=chosen.weights,
+            assets=folders,
+            keep=options.keep,
+            checkpoint_every=options.checkpoint_every,
+            measure=suite.measure if options.measure is None else options.measure,
+            suite=suite.about,
+            categories=category.categories,
+            split_categories=category.split_categories,
+        )
 
 
 def choose(one: Configured, options: Options) -> Chosen:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -138,10 +138,18 @@ class Identity(Frozen):
 
 def run_key(spec: RunSpec, identity: Identity) -> str:
     """Returns the name of a run's record: 16 hexadecimal digits over everything that decides its numbers."""
+    return run_keys([spec], identity)[0]
+
+
+def run_keys(specs: Iterable[RunSpec], identity: Identity) -> list[str]:
+    """Returns :func:`run_key` of several runs of one identity, whose text is made once."""
     # Fields that came later are left out at their defaults, so that earlier records keep their names.
-    setup = spec.model_dump(mode="json", exclude={"evaluate"} if spec.evaluate == "input" else None)
-    found = identity.model_dump(mode="json", exclude=None if identity.defects else {"defects"})
-    return _digest({"spec": setup, "identity": found})
+    found = _canonical(identity.model_dump(mode="json", exclude=None if identity.defects else {"defects"}))
+    keys = []
+    for spec in specs:
+        setup = spec.model_dump(mode="json", exclude={"evaluate"} if spec.evaluate == "input" else None)
+        keys.append(_short(f'{{"identity":{found},"spec":{_canonical(setup)}}}'))
+    return keys
 
 
 class Fingerprint(Frozen):
@@ -307,7 +315,7 @@ class Suite(Frozen):
     methods: list[str]
     datasets: list[str]
     categories: list[str] = Field(default_factory=list)
-    seeds: list[int] = Field(default_factory=lambda: [0])
+    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(default_factory=lambda: [0])
     protocols: list[str] = Field(default_factory=lambda: ["strict"])
     image_size: int = 256
     backbone: str = ""
@@ -328,6 +336,16 @@ def slug(name: str) -> str:
     return f"{safe[:60]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _canonical(value: Any) -> str:
+    return _CANONICAL.encode(value)
+
+
+def _short(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _digest(value: Any) -> str:
+    return _short(_canonical(value))

@@ -39,7 +39,7 @@ class FrozenFeatures:
         with torch.no_grad():
             first = extract(images.batch([0]))
             if first.nbytes * len(images) <= limit:
-                self._kept = torch.empty((len(images), *first.shape[1:]), device=first.device)
+                self._kept = first.new_empty((len(images), *first.shape[1:]))
                 for start, images_ in enumerate(images.batches(batch_size)):
                     rows = slice(start * batch_size, start * batch_size + len(images_))
                     self._kept[rows] = extract(images_)

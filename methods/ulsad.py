@@ -16,7 +16,6 @@ published numbers come from it, and says so at that line.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -39,6 +38,7 @@ from harness.method import (
 )
 from methods.blur import blur, gaussian_kernel
 from methods.features import FrozenFeatures
+from methods.ulsad_networks import FeatureReconstructionNetwork, GlobalAutoencoder, upsample
 
 STRIDES = (8, 16)
 
@@ -77,6 +77,11 @@ class ULSADConfig(Hyperparameters):
     batch_size: int = Field(8, ge=1, description="training images per step; paper, training set-up")
     lr: float = Field(2e-4, gt=0, description="learning rate of Adam, constant; paper, training set-up")
     weight_decay: float = Field(2e-5, ge=0, description="L2 weight decay of Adam; paper, training set-up")
+    precision: Literal["float32", "bf16"] = Field(
+        "float32",
+        description="arithmetic of the networks; bf16 is faster where the hardware has it; weights, "
+        "distances and maps stay float32",
+    )
     q_samples: int = Field(2**24, ge=1000, description="at most so many random pixels per quantile; code")
 
     @model_validator(mode="after")
@@ -88,88 +93,6 @@ class ULSADConfig(Hyperparameters):
         if not (self.loss_pl or self.loss_lg or self.loss_pg != "off"):
             raise ValueError("all losses are off, nothing would be trained")
         return self
-
-
-class FeatureReconstructionNetwork(nn.Module):
-    """N_ψ, Appendix A: U ``[B, c*, h*, w*]`` → (Ũ′, Ũ″) ``[B, 2 c*, h*, w*]``; h* and w* divisible by 4.
-
-    Table corrections as in the code: no ReLU after conv3, padding 2 and 2 c* output channels in deconv3.
-    65.5 million parameters at c* = 384.
-
-    Args:
-        c: c*.
-        rectified: whether a ReLU ends it, as in the code. A network that ends so can never give the negative
-            half of signed features, and what it misses buries the defects.
-    """
-
-    def __init__(self, c: int, rectified: bool = True) -> None:
-        super().__init__()
-
-        def conv(i: int, o: int, stride: int) -> list[nn.Module]:
-            return [nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o)]
-
-        def deconv(i: int, o: int, kernel: int, stride: int, padding: int) -> list[nn.Module]:
-            up = nn.ConvTranspose2d(i, o, kernel, stride, padding, bias=False)
-            return [up, nn.BatchNorm2d(o), nn.ReLU()]
-
-        self.layers = nn.Sequential(
-            *conv(c, 2 * c, 2),
-            nn.ReLU(),
-            *conv(2 * c, 4 * c, 2),
-            nn.ReLU(),
-            *conv(4 * c, 4 * c, 1),
-            *deconv(4 * c, 2 * c, 4, 2, 1),
-            *deconv(2 * c, c, 4, 2, 1),
-            *deconv(c, 2 * c, 5, 1, 2)[: None if rectified else -1],
-        )
-        for layer in self.layers:
-            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.xavier_uniform_(layer.weight, nn.init.calculate_gain("leaky_relu"))
-
-    def forward(self, U: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns Ũ′ and Ũ″, each ``[B, c*, h*, w*]``."""
-        local, through_global = self.layers(U).chunk(2, dim=1)
-        return local, through_global
-
-
-class GlobalAutoencoder(nn.Module):
-    """N_φ, Appendix A: X ``[B, 3, S, S]`` → Û ``[B, c*, S/8, S/8]`` through one vector of 64 numbers.
-
-    As in the code: ReLU for the text's LeakyReLU, a bottleneck convolution without padding, and upsampling
-    to S/64−1, S/32, S/16−1, S/8−1, S/4−1, S/8. The bottleneck's kernel is 8 at S = 256 and above; smaller
-    images, which the paper has none of, get S/32, so that the bottleneck stays one position.
-    1.0 million parameters at c* = 384.
-    """
-
-    def __init__(self, c: int, size: int) -> None:
-        super().__init__()
-        widths = (3, 32, 32, 64, 64, 64)
-
-        def norm_relu(channels: int) -> list[nn.Module]:
-            return [nn.BatchNorm2d(channels, eps=1e-4, affine=False), nn.ReLU()]
-
-        encoder: list[nn.Module] = []
-        for i, o in itertools.pairwise(widths):
-            encoder += [nn.Conv2d(i, o, 4, 2, 1), *norm_relu(o)]
-        self.encoder = nn.Sequential(*encoder, nn.Conv2d(64, 64, min(8, size // 32)))
-        self.sizes = (max(1, size // 64 - 1), size // 32, size // 16 - 1, size // 8 - 1, size // 4 - 1)
-        self.out_size = size // 8
-        self.decoder = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(64, 64, 4, 1, 2), *norm_relu(64)) for _ in self.sizes
-        )
-        self.head = nn.Sequential(nn.Conv2d(64, 64, 3, 1, 1), *norm_relu(64), nn.Conv2d(64, c, 3, 1, 1))
-
-    def forward(self, X: Tensor) -> Tensor:
-        """Returns Û."""
-        y: Tensor = self.encoder(X)
-        for size, block in zip(self.sizes, self.decoder, strict=True):
-            y = block(upsample(y, size))
-        return self.head(upsample(y, self.out_size))  # type: ignore[no-any-return]
-
-
-def upsample(x: Tensor, size: int) -> Tensor:
-    """Bilinear interpolation of ``[B, C, h, w]`` to ``[B, C, size, size]``."""
-    return F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
 
 
 def distance(a: Tensor, b: Tensor, weight: float) -> Tensor:
@@ -229,6 +152,9 @@ class ULSAD(Method):
         self.autoencoder = (
             None if config.local_only else GlobalAutoencoder(self.c, setup.image_size).to(device)
         )
+        if config.precision == "bf16":
+            # bf16 convolutions are written for channels last.
+            self.modules().to(memory_format=torch.channels_last)
         self.mean = torch.zeros(self.c, device=device)
         self.std = torch.ones(self.c, device=device)
         # Rows: local, global; columns: q_α, q_β. Raw maps are averaged until they are known.
@@ -237,17 +163,34 @@ class ULSAD(Method):
 
     # Features
 
+    def _arithmetic(self) -> torch.autocast:
+        """Whatever the networks compute within has the configured precision."""
+        bf16 = self.config.precision == "bf16"
+        return torch.autocast(self.setup.device.type, torch.bfloat16, enabled=bf16)
+
+    def _laid_out(self, x: Tensor) -> Tensor:
+        bf16 = self.config.precision == "bf16"
+        return x.contiguous(memory_format=torch.channels_last) if bf16 else x
+
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 ``[B, 3, S, S]`` → X on the device, normalised as the backbone expects."""
-        return (images.to(self.setup.device).float() - self._pixel_mean) / self._pixel_std
+        X = (images.to(self.setup.device).float() - self._pixel_mean) / self._pixel_std
+        return self._laid_out(X)
+
+    def reconstruct(self, U: Tensor) -> tuple[Tensor, Tensor]:
+        """N_ψ: Ũ′ and Ũ″, float32."""
+        with self._arithmetic():
+            local, through_global = self.frn(self._laid_out(U))
+        return local.float(), through_global.float()
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """N_θ before standardisation: uint8 ``[B, 3, S, S]`` → ``[B, c*, h*, w*]``, Appendix A."""
-        fine, coarse = self.backbone(self.normalise(images))
-        y = torch.cat([fine, upsample(coarse, fine.shape[-1])], dim=1)
-        # Adaptive average pooling along the channel axis: 1536 → 384 are means of 4 neighbours.
-        pooled = F.adaptive_avg_pool1d(y.flatten(2).transpose(1, 2), self.c).transpose(1, 2)
+        with self._arithmetic():
+            fine, coarse = self.backbone(self.normalise(images))
+            y = torch.cat([fine, upsample(coarse, fine.shape[-1])], dim=1)
+            # Adaptive average pooling along the channel axis: 1536 → 384 are means of 4 neighbours.
+            pooled = F.adaptive_avg_pool1d(y.flatten(2).transpose(1, 2), self.c).transpose(1, 2)
         return pooled.reshape(len(y), self.c, *y.shape[2:])
 
     def _has_rectified_features(self) -> bool:
@@ -258,7 +201,7 @@ class ULSAD(Method):
 
     def standardise(self, y: Tensor) -> Tensor:
         """U: features standardised by μ and σ of the training set."""
-        return (y - self.mean.view(1, -1, 1, 1)) / self.std.view(1, -1, 1, 1)
+        return (y.float() - self.mean.view(1, -1, 1, 1)) / self.std.view(1, -1, 1, 1)
 
     def _learn_statistics(self, features: FrozenFeatures) -> None:
         """μ and σ per channel over all training images and positions, from float64 sums."""
@@ -281,13 +224,14 @@ class ULSAD(Method):
     def losses(self, X: Tensor, U: Tensor) -> dict[str, Tensor]:
         """The terms of L = L_pl + L_pg + L_lg that are on, each a mean over batch and positions."""
         config = self.config
-        local, through_global = self.frn(U)
+        local, through_global = self.reconstruct(U)
         terms = {}
         if config.loss_pl:
             terms["L_pl"] = distance(local, U, config.lambda_l).mean()  # eq. 1, 2
         if self.autoencoder is None:
             return terms
-        U_hat = self.autoencoder(X)
+        with self._arithmetic():
+            U_hat = self.autoencoder(X).float()
         if config.loss_pg == "attention":
             Z, Z_hat = U.flatten(2), U_hat.flatten(2)
             A, A_hat = attend(Z, Z), attend(Z_hat, Z)  # eq. 3, 4
@@ -353,10 +297,11 @@ class ULSAD(Method):
         """M^l (eq. 7) and, with the global branch, M^g (eq. 8), upsampled to ``[B, S, S]`` each."""
         self.modules().eval()
         U = self.standardise(self.features(images))
-        local, through_global = self.frn(U)
+        local, through_global = self.reconstruct(U)
         maps = [distance(local, U, self.config.lambda_l)]  # eq. 7
         if self.autoencoder is not None:
-            U_hat = self.autoencoder(self.normalise(images))
+            with self._arithmetic():
+                U_hat = self.autoencoder(self.normalise(images)).float()
             maps.append(distance(through_global, U_hat, self.config.lambda_g))  # eq. 8
         return [upsample(m[:, None], self.setup.image_size)[:, 0] for m in maps]
 

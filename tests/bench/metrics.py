@@ -83,9 +83,7 @@ def pairs(rounds: int = 5) -> Iterator[Pair]:
         rounds,
         note=note,
     )
-    yield Pair(
-        "pixel metrics", measured, lambda: by_adeval(*tensors, bounds), "adeval", 1, rounds, note=note
-    )
+    yield Pair("pixel metrics", measured, lambda: by_adeval(*tensors, bounds), "adeval", 1, rounds, note=note)
     yield Pair("pixel metrics' memory", lambda: _bytes_per_pixel(4), lambda: 6, "6 bytes a pixel", 1, 2, "B")
 
 

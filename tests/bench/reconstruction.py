@@ -86,6 +86,18 @@ def pairs(rounds: int = 5, batch: int = 8) -> Iterator[Pair]:
         peer = "DFR in the original way"
         yield Pair("ULSAD's prediction", lambda: _predict(ulsad, X), slow, peer, 2.2, rounds, note=note)
         yield Pair("DFR's prediction", lambda: _predict(dfr, X), slow, peer, 2.0, rounds, note=note)
+        fast = ULSAD(ULSADConfig(precision="bf16"), wide)
+        fast.load_state_dict(ulsad.state_dict())
+        exact = "ULSAD in float32"
+        yield Pair(
+            "ULSAD in bf16",
+            lambda: _predict(fast, X),
+            lambda: _predict(ulsad, X),
+            exact,
+            1,
+            rounds,
+            note=note,
+        )
         yield Pair(
             "DFR's memory of prediction",
             lambda: predict_memory(dfr, X),

@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.method import Epoch, Images, Method, Setup, TrainingData
 from methods import dfr, ulsad
 from methods.dfr import DFR, DFRConfig, resize_and_average
-from methods.ulsad import ULSAD, GlobalAutoencoder, ULSADConfig, attend, distance
+from methods.ulsad import ULSAD, ULSADConfig, attend, distance
+from methods.ulsad_networks import GlobalAutoencoder
 from tests.methods.interruption import assert_resumes_to_the_same_bits
 
 
