@@ -12,7 +12,6 @@ import json
 import math
 import os
 import sqlite3
-import struct
 import time
 import warnings
 import zlib
@@ -95,7 +94,9 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"{path} has too many pixels ({error}): scale it down.") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # on a damaged file Pillow raises whatever a decoder stumbles over
         raise UserError(
             f"{path} cannot be read as an image ({error}): restore it from the source."
         ) from error
