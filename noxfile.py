@@ -29,6 +29,24 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session(python=False)
+def fuzz(session: nox.Session) -> None:
+    """10,000 hostile cards, records, images, command lines, names and merges each; -k picks some."""
+    session.run(PYTHON, "-m", "pytest", "tests/fuzz", *session.posargs, env={"FUZZ": "10000"})
+
+
+@nox.session(python=False)
+def chaos(session: nox.Session) -> None:
+    """200 runs, workers and drivers killed at random, started again until done; --seed makes one again."""
+    session.run(PYTHON, "-m", "tests.harness.chaos", *session.posargs)
+
+
+@nox.session(python=False)
+def audit(session: nox.Session) -> None:
+    """Known vulnerabilities of the installed packages."""
+    session.run(PYTHON, "-m", "pip_audit", "--skip-editable", "--progress-spinner", "off", *session.posargs)
+
+
+@nox.session(python=False)
 def lint(session: nox.Session) -> None:
     """Formatting and lint."""
     session.run(PYTHON, "-m", "ruff", "format", "--check", ".")

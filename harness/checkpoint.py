@@ -36,6 +36,10 @@ def checkpoint_path(record: Path) -> Path:
     return record.with_suffix(".checkpoint.safetensors")
 
 
+class Interrupted(BaseException):
+    """A training was saved and left, because that had been asked for."""
+
+
 class Checkpoint:
     """Saves and restores one training.
 
@@ -46,6 +50,7 @@ class Checkpoint:
         save_progress: gives what the harness gathered so far: JSON values, and tensors.
         load_progress: takes it back.
         every: seconds between two checkpoints at least.
+        asked: tells whether the training shall be saved and left as soon as may be.
     """
 
     def __init__(
@@ -56,10 +61,12 @@ class Checkpoint:
         save_progress: Callable[[], Progress],
         load_progress: Callable[[Progress], None],
         every: float = EVERY,
+        asked: Callable[[], bool] = lambda: False,
     ) -> None:
         self._path, self._device, self._every = path, device, every
         self._environment = json.dumps(environment, sort_keys=True, default=str)
         self._save_progress, self._load_progress = save_progress, load_progress
+        self._asked = asked
         self._last, self._cost = time.monotonic(), 0.0
 
     def restore(self, parts: Mapping[str, Any]) -> int:
@@ -87,13 +94,14 @@ class Checkpoint:
         return int(saved["epoch"])
 
     def offer(self, epoch: int, parts: Mapping[str, Any]) -> None:
-        """Saves after an epoch, if the last time is long enough ago.
+        """Saves after an epoch, if the last time is long enough ago or the training is to be left.
 
         Raises:
             OSError: the file cannot be written; an older one stays.
+            Interrupted: the training is to be left, and is saved.
         """
-        now = time.monotonic()
-        if now - self._last < max(self._every, self._cost / _SHARE):
+        now, leave = time.monotonic(), self._asked()
+        if not leave and now - self._last < max(self._every, self._cost / _SHARE):
             return
         tensors: dict[str, Tensor] = {}
         states = {
@@ -113,6 +121,8 @@ class Checkpoint:
         write_atomically(self._path, save(tensors, {"saved": json.dumps(saved)}))
         self._last = time.monotonic()
         self._cost = self._last - now
+        if leave:
+            raise Interrupted
 
     def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         try:

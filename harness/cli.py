@@ -17,7 +17,8 @@ from harness.cli_data import cache, data, prepare
 from harness.cli_methods import list_methods, test_method
 from harness.cli_options import HELP, RUN_OPTIONS, chosen_suite, sentences, with_options
 from harness.cli_rescore import rescore
-from harness.errors import UserError
+from harness.cli_results import merge, results_, verify
+from harness.errors import Terminated, UserError, terminable
 
 if TYPE_CHECKING:
     from harness.plan import Options, Plan
@@ -26,13 +27,16 @@ if TYPE_CHECKING:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Turns Ctrl-C into the command that goes on."""
+    """Turns Ctrl-C, and the system's request to end, into the command that goes on."""
     try:
-        yield
-    except KeyboardInterrupt:
+        with terminable():
+            yield
+    except KeyboardInterrupt as stopped:
         again = " ".join(shlex.quote(word) for word in ["bench", *sys.argv[1:]])
-        click.echo(f"\nStopped. Finished runs are kept; go on with:\n  {again}", err=True)
-        sys.exit(130)
+        by_system = isinstance(stopped, Terminated)
+        why = "Stopped by SIGTERM" if by_system else "\nStopped"
+        click.echo(f"{why}. Finished runs are kept; go on with:\n  {again}", err=True)
+        sys.exit(143 if by_system else 130)
 
 
 @click.group(context_settings=HELP)
@@ -174,7 +178,10 @@ def list_suites() -> None:
 
 
 list_.add_command(list_methods)
-for command in (data, cache, prepare, rescore, baseline, check, history, test_method):
+for command in (
+    *(data, cache, prepare, rescore, merge, verify, results_),
+    *(baseline, check, history, test_method),
+):
     main.add_command(command)
 
 

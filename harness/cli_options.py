@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
+_MOST_SEEDS = 10_000
+
 
 def names(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
     """Splits at the commas outside brackets."""
@@ -36,9 +38,12 @@ def _seeds(_: click.Context, __: click.Parameter, value: str | None) -> list[int
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
             raise click.BadParameter(f"'{part}' is no seed; give e.g. 0,1,2 or 0-4.")
-        seeds += range(int(first), int(last or first) + 1)
-    if any(seed >= 2**31 for seed in seeds):
-        raise click.BadParameter("a seed must be below 2147483648.")
+        begin, end = int(first[:20]), int((last or first)[:20])
+        if max(begin, end) >= 2**31:
+            raise click.BadParameter("a seed must be below 2147483648.")
+        if len(seeds) + end - begin >= _MOST_SEEDS:
+            raise click.BadParameter(f"'{part}' makes more than {_MOST_SEEDS} seeds.")
+        seeds += range(begin, end + 1)
     return seeds
 
 

@@ -86,13 +86,14 @@ class Display(AbstractContextManager["Display"]):
             which = f"{task.spec.label()}: " if self._workers > 1 else ""
             self._say(f"    {which}epoch {epoch.number}/{epoch.of}: {losses}", markup=False)
 
-    def finished(self, record: RunRecord) -> None:
-        """A run has ended; its record is on disk."""
+    def finished(self, record: RunRecord, elsewhere: bool = False) -> None:
+        """A run has ended, perhaps in another process; its record is on disk."""
         self._count += 1
         self._progress.advance(self._runs)
         if (bar := self._bars.pop(record.key, None)) is not None:
             self._progress.remove_task(bar)
         head = f"[{self._count}/{self._total}] {record.spec.label()}"
+        head += " (by another bench run)" if elsewhere else ""
         if record.outcome == "ok" and record.timings:
             scores = record.metrics["all"]
             text = ", ".join(

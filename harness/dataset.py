@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import glob
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -18,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import UserError, nearest
+from harness.toml import read_toml
 
 NORMAL = "normal"
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
@@ -32,6 +32,8 @@ def _inside(path: str) -> str:
         raise ValueError(f"'{path}' must be a relative path with '/' between its parts")
     if ".." in PurePosixPath(path).parts:
         raise ValueError(f"'{path}' may not contain '..'")
+    if "\0" in path or len(path) > 1000:
+        raise ValueError("is no path: it has a null character, or more than 1000 characters")
     return path
 
 
@@ -39,6 +41,8 @@ def _pattern(path: str) -> str:
     unknown = set(re.findall(r"{[^}]*}", path)) - {"{category}", "{defect}", "{stem}"}
     if unknown:
         raise ValueError(f"{min(unknown)} is no placeholder; there are {{category}}, {{defect}}, {{stem}}")
+    if any("**" in part and part != "**" for part in PurePosixPath(path).parts):
+        raise ValueError(f"'{path}': '**' must stand alone between two '/'")
     return _inside(path)
 
 
@@ -227,12 +231,7 @@ def load_card(name_or_path: str | Path) -> Card:
                 f"No dataset card is called '{text}'. {hint} For an own dataset give its .toml file."
             )
         path = _cards_folder() / f"{text}.toml"
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"Dataset card {path} cannot be read: {error.strerror or error}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"Dataset card {path} is not valid TOML: {error}.") from error
+    content = read_toml(path, "Dataset card")
     try:
         return Card.model_validate({**content, "name": path.stem})
     except ValidationError as error:

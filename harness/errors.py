@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -15,6 +18,31 @@ class UserError(Exception):
 
 class MissingError(UserError):
     """Something is not on this machine that ``bench prepare`` may fetch."""
+
+
+class Terminated(KeyboardInterrupt):
+    """The system has asked this process to end (SIGTERM)."""
+
+
+def _raise() -> None:
+    raise Terminated
+
+
+@contextmanager
+def terminable(then: Callable[[], None] = _raise) -> Iterator[None]:
+    """Calls a function where the system asks this process to end; in the main thread, which alone is told.
+
+    Args:
+        then: by itself, raises :class:`Terminated`.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: then())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

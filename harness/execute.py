@@ -26,7 +26,7 @@ from harness.efficiency import Efficiency
 from harness.errors import UserError
 from harness.evaluate import Metrics, evaluate, read_truth, recorded
 from harness.files import temporary_name
-from harness.images import load_images, read_resized
+from harness.images import data_fingerprint, load_images, read_resized
 from harness.machine import environment
 from harness.maps import save_maps
 from harness.measure import PeakMemory, Stopwatch, count_parameters
@@ -90,15 +90,19 @@ class RunTask:
 OnEpoch = Callable[[Epoch], None]
 
 
-def execute(task: RunTask, on_epoch: OnEpoch) -> RunRecord:
+def execute(task: RunTask, on_epoch: OnEpoch, asked: Callable[[], bool] = lambda: False) -> RunRecord:
     """Executes one run; whatever goes wrong ends up in the record.
 
     Args:
         task: the run.
         on_epoch: told of every epoch that ends, for the progress display.
+        asked: tells whether a training shall be saved and left after the present epoch.
+
+    Raises:
+        Interrupted: that was done.
     """
     try:
-        return _Run(task, on_epoch).record()
+        return _Run(task, on_epoch, asked).record()
     except Exception as error:
         out_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
             isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
@@ -176,7 +180,7 @@ def assign(
 
 
 class _Run:
-    def __init__(self, task: RunTask, on_epoch: OnEpoch) -> None:
+    def __init__(self, task: RunTask, on_epoch: OnEpoch, asked: Callable[[], bool]) -> None:
         self.task, self.spec = task, task.spec
         self.protocol = PROTOCOLS[task.spec.protocol]
         self.device = torch.device(task.device)
@@ -192,6 +196,7 @@ class _Run:
             self._progress,
             self._go_on,
             task.checkpoint_every,
+            asked,
         )
         seed_everything(self.spec.seed)
         self.memory = PeakMemory(self.device)
@@ -202,6 +207,8 @@ class _Run:
         task, size, resize = self.task, self.spec.image_size, self.protocol.resize
         card = load_card(task.card)
         data = read_category(card, self.spec.category, task.data_root, task.cache)
+        if data_fingerprint(data, task.cache) != task.identity.data:
+            raise UserError("its category's files have changed since the run was planned: run again")
         self.samples = data.test
         self.files = [sample.image for sample in data.train]
         train, validation, test = (

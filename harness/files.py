@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import re
 import shutil
 import socket
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +41,43 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """Reads a file that may come from anybody: one that is larger than ``limit`` bytes is not read.
+
+    Raises:
+        OSError: it cannot be read, or is too large.
+    """
+    # A named pipe would be waited for, were it not for O_NONBLOCK.
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:  # noqa: PTH123
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"it is larger than {limit / 1e6:.0f} MB")
+    return content
+
+
+def copy_atomically(source: Path, target: Path) -> None:
+    """Copies a file that is there whole or not at all; what stood there before is replaced.
+
+    Raises:
+        OSError: the one cannot be read, or the other not written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / temporary_name(target.name)
+    try:
+        shutil.copyfile(source, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def is_plain_file(path: Path) -> bool:
+    """Whether there is a file, and no link that shows another's content as one's own."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def temporary_name(stem: str) -> str:

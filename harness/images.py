@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import sqlite3
-import struct
 import time
 import warnings
 import zlib
@@ -39,6 +39,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 FORMAT = 1
+# Pillow goes by the content and not by the name: of its other formats some start programs.
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+# Pixels of the longest side; how many there may be in all is Pillow's own limit, 89 million.
+_LONGEST = 1 << 15
 _HASHES = "hashes.sqlite"
 _ARRAYS = "images"
 _EXIF_ORIENTATION = 0x0112
@@ -80,11 +84,19 @@ def image_size(path: Path) -> tuple[int, int]:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > (Image.MAX_IMAGE_PIXELS or math.inf) or max(width, height) > _LONGEST:
+                raise UserError(f"{path} has too many pixels ({width} × {height}): scale it down.")
+            # A JPEG may carry a second image for other displays; the first is what everybody sees.
+            if image.format != "MPO" and (frames := getattr(image, "n_frames", 1)) > 1:
+                raise UserError(f"{path} holds {frames} images: save the one that counts by itself.")
             yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"{path} has too many pixels ({error}): scale it down.") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # on a damaged file Pillow raises whatever a decoder stumbles over
         raise UserError(
             f"{path} cannot be read as an image ({error}): restore it from the source."
         ) from error

@@ -179,9 +179,9 @@ def _thumbs(maps: Floats) -> NDArray[np.uint8]:
     """Maps ``[N, H, W]`` on one scale of grey, made small by the mean."""
     sample = maps.reshape(-1)[:: max(1, maps.size >> 22)]
     black, white = (float(q) for q in np.quantile(sample, (0.5, 0.999)))
-    scale = 255 / max(white - black, float(np.finfo(np.float32).tiny))
+    scale = 255 / (white - black) if white > black else 0.0
     small = [
-        np.asarray(Image.fromarray(m).resize((THUMB, THUMB), Image.Resampling.BOX), np.float32) for m in maps
+        np.asarray(Image.fromarray(m).resize((THUMB, THUMB), Image.Resampling.BOX), np.float64) for m in maps
     ]
     grey: NDArray[np.uint8] = np.clip((np.stack(small) - black) * scale, 0, 255).astype(np.uint8)
     return grey

@@ -27,10 +27,14 @@ from pydantic import (
 
 from harness.dataset import Card, Sample
 from harness.errors import UserError
+from harness.files import read_bounded
 from harness.images import image_size, in_threads, read_image, read_mask
 from harness.metrics import check_finite, split_metrics
 from harness.spec import KINDS_MEAN
 from harness.spro import Annotated, Annotation, saturation_area, split_spro
+
+# LOCO's tables have a few kB.
+_LARGEST = 1024**2
 
 
 class Defect(BaseModel):
@@ -82,7 +86,7 @@ def read_defects(card: Card, category: str, root: Path) -> DefectTable | None:
         return None
     path = root / card.layout.defects.replace("{category}", category)
     try:
-        content = path.read_bytes()
+        content = read_bounded(path, _LARGEST)
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror or error}), but field 'layout.defects' of card "

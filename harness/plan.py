@@ -18,7 +18,7 @@ from harness.metrics import METRICS_VERSION
 from harness.native import read_defects
 from harness.registry import source_hash
 from harness.spec import PROTOCOLS, Identity, RunRecord, RunSpec, Suite, run_keys
-from harness.store import read_record, read_records, record_path
+from harness.store import State, read_record, read_records, record_path, state_of
 from harness.weights import Weights, check_strides, find_weights
 
 Overwrite = Literal["never", "failed", "stale", "always"]
@@ -58,11 +58,13 @@ class Plan:
         tasks: every run, in the order of execution: runs on the same images next to each other.
         done: keys of runs whose record is kept.
         damaged: records that cannot be read; their runs are done again.
+        planned_on: the state of the records' files that this was found out from, by key.
     """
 
     tasks: tuple[RunTask, ...]
     done: frozenset[str] = frozenset()
     damaged: tuple[tuple[Path, str], ...] = ()
+    planned_on: Mapping[str, State] = field(default_factory=dict)
 
     @property
     def todo(self) -> tuple[RunTask, ...]:
@@ -114,8 +116,7 @@ def make_plan(suite: Suite, options: Options) -> Plan:
             for chosen in methods:
                 tasks += _tasks(suite, options, chosen, category, protocol)
     unique = tuple({task.key: task for task in tasks}.values())
-    done, damaged = _finished(unique, options)
-    return Plan(unique, done, damaged)
+    return _plan(unique, options)
 
 
 def _tasks(
@@ -228,20 +229,20 @@ def _split_categories(card: Card, names: Sequence[str]) -> dict[str, tuple[str, 
     return {kind: tuple(name for name in names if has(name, kind)) for kind in kinds}
 
 
-def _finished(
-    tasks: Sequence[RunTask], options: Options
-) -> tuple[frozenset[str], tuple[tuple[Path, str], ...]]:
-    done, damaged = set(), []
+def _plan(tasks: tuple[RunTask, ...], options: Options) -> Plan:
+    """Finds out which runs have a record that is kept."""
+    done, damaged, planned_on = set(), [], dict[str, State]()
     for task in tasks:
         path = record_path(options.results, task.spec, task.key)
-        if not path.exists():
+        if (state := state_of(path)) is None:
             continue
+        planned_on[task.key] = state
         record = read_record(path)
         if isinstance(record, str):
             damaged.append((path, record))
         elif _keep(record, options):
             done.add(task.key)
-    return frozenset(done), tuple(damaged)
+    return Plan(tasks, frozenset(done), tuple(damaged), planned_on)
 
 
 def _keep(record: RunRecord, options: Options) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 
 from harness.checkpoint import checkpoint_path
+from harness.claims import Claims, sweep
 from harness.console import Display
 from harness.dataset import dataset_root, load_card, read_category
 from harness.errors import UserError
@@ -46,17 +49,56 @@ def run_plan(
         UserError: the results folder or the images are not fit for the runs; none has been started.
     """
     prepare(results)
+    sweep(results)
     decode(plan, console, quiet)
-    records = []
-    with Display(console, len(plan.todo), quiet, len(devices)) as display:
-        for record in run_all(plan.todo, devices, timeout, display.started, display.epoch):
+    records: list[RunRecord] = []
+    claims = Claims(plan.todo, plan.planned_on)
+    with (
+        closing(claims),
+        _watched(results) as check_folder,
+        Display(console, len(plan.todo), quiet, len(devices)) as display,
+    ):
+
+        def take_over() -> None:
+            for record in claims.found():
+                records.append(record)
+                display.finished(record, elsewhere=True)
+
+        for record in run_all(claims, devices, timeout, display.started, display.epoch):
+            take_over()
+            if record is None:
+                continue
             path = write_record(results, record)
+            claims.release(record.key)
             # What had no memory or time enough may go on where it was, with more of it.
             if record.outcome in ("ok", "failed"):
                 checkpoint_path(path).unlink(missing_ok=True)
             records.append(record)
             display.finished(record)
+            check_folder()
+        take_over()
     return records
+
+
+@contextmanager
+def _watched(results: Path) -> Iterator[Callable[[], None]]:
+    """Gives a function that raises a UserError where the results folder is no longer the one it was."""
+    # While it is open its inode is given to no other folder.
+    opened = os.open(results, os.O_RDONLY) if hasattr(os, "O_DIRECTORY") else None
+
+    def check() -> None:
+        there = results.stat() if results.is_dir() else None
+        if opened is not None and (there is None or not os.path.samestat(there, os.fstat(opened))):
+            raise UserError(
+                f"The results folder {results} was removed or replaced while runs went on: put it back, "
+                "or run again to do what it held anew; the run that has just ended is recorded there."
+            )
+
+    try:
+        yield check
+    finally:
+        if opened is not None:
+            os.close(opened)
 
 
 def decode(plan: Plan, console: Console, quiet: bool) -> None:

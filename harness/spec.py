@@ -263,6 +263,7 @@ class RunRecord(Frozen):
         suite: what the suite that the run was made for says of itself.
         finished: UTC time, ISO 8601.
         rescored: when ``metrics`` were last computed again from kept maps, empty if never.
+        checksum: over everything else, as it was written; empty in records from before there was one.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -289,6 +290,7 @@ class RunRecord(Frozen):
     suite: str = ""
     finished: str = ""
     rescored: str = ""
+    checksum: str = ""
 
 
 class Suite(Frozen):
@@ -325,6 +327,14 @@ class Suite(Frozen):
     set: dict[str, dict[str, Value]] = Field(default_factory=dict)
 
 
+def checksum(content: Mapping[str, Any]) -> str:
+    """Returns what :attr:`RunRecord.checksum` must be for a record's content, as read from its JSON.
+
+    Over the JSON, not over the value: a later version that knows more fields gets the same.
+    """
+    return _digest({name: value for name, value in content.items() if name != "checksum"})
+
+
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=+-]+")
 
 
@@ -333,7 +343,8 @@ def slug(name: str) -> str:
     safe = _UNSAFE.sub("_", name).lstrip("._-").rstrip("._") or "_"
     if safe == name and len(safe) <= 80:
         return safe
-    return f"{safe[:60]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    # A command line may hold bytes that are no text: lone surrogates.
+    return f"{safe[:60]}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:6]}"
 
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -8,7 +8,9 @@ images in the category's folder (:mod:`harness.pictures`).
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +18,16 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from harness.errors import UserError
-from harness.files import remove_leftovers, write_atomically
-from harness.spec import SCHEMA_VERSION, RunRecord, RunSpec, slug
+from harness.files import read_bounded, remove_leftovers, write_atomically
+from harness.spec import SCHEMA_VERSION, RunRecord, RunSpec, checksum, slug
+
+# A record of a thousand epochs takes a few hundred kB; one may come from anybody.
+LARGEST = 32 * 1024**2
+_KEY = re.compile("[0-9a-f]{16}")
+
+
+# What tells whether a file has been written anew: inode, size and time of change; None where there is none.
+State = tuple[int, int, int] | None
 
 
 @dataclass(frozen=True)
@@ -50,23 +60,39 @@ def write_record(results: Path, record: RunRecord) -> Path:
 
 
 def replace_record(results: Path, path: Path, record: RunRecord) -> None:
-    """Writes a record to where it was found.
+    """Writes a record, with its checksum, to where it was found.
 
     Raises:
         UserError: as :func:`write_record`.
     """
+    content = json.loads(record.model_dump_json())
+    record = record.model_copy(update={"checksum": checksum(content)})
     try:
         write_atomically(path, record.model_dump_json(indent=1).encode() + b"\n")
     except OSError as error:
         raise cannot_write(results, error) from error
 
 
+def state_of(path: Path) -> State:
+    """Returns what tells a file's present content from another."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def read_record(path: Path) -> RunRecord | str:
     """Returns a record, or in a few words why the file is none."""
     try:
-        content = path.read_bytes()
+        content = read_bounded(path, LARGEST)
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
+    return parse_record(content)
+
+
+def parse_record(content: bytes) -> RunRecord | str:
+    """Returns the record that a file's content is, or in a few words why it is none."""
     try:
         record = RunRecord.model_validate_json(content)
     except ValidationError as error:
@@ -75,14 +101,15 @@ def read_record(path: Path) -> RunRecord | str:
         return f"is no record: {where + ': ' if where else ''}{first['msg']}"
     if record.schema_version > SCHEMA_VERSION:
         return f"has schema version {record.schema_version}, this ulsad-bench reads up to {SCHEMA_VERSION}"
-    return record
+    # It becomes a file's name.
+    return record if _KEY.fullmatch(record.key) else "has a key that is none"
 
 
 def read_records(results: Path) -> Loaded:
     """Reads every record below a folder; damaged files are named, never raised.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or one in it cannot be read.
     """
     records, damaged = [], []
     for path in record_files(results):
@@ -106,7 +133,7 @@ def record_files(results: Path) -> list[Path]:
     """Returns the paths of all records, in order.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or one in it cannot be read.
     """
     return [results / name for name in record_names(results)]
 
@@ -115,7 +142,7 @@ def record_names(results: Path) -> list[str]:
     """Returns where all records lie within the folder, in order, with slashes.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or one in it cannot be read.
     """
     if not results.is_dir():
         raise UserError(f"There is no results folder {results}: run `bench run` first, or give --results.")
@@ -133,13 +160,19 @@ def record_names(results: Path) -> list[str]:
 
 
 def _inside(results: Path, folder: str) -> list[os.DirEntry[str]]:
-    """What lies in a folder, in order; nothing where it cannot be looked into."""
+    """What lies in a folder, in order; nothing where it has just been removed."""
     # A hundred thousand paths take seconds by Path.glob.
     try:
         with os.scandir(results / folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
-    except OSError:
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        # Records that cannot be seen must not be taken for records that are not there.
+        reason = error.strerror or error
+        raise UserError(
+            f"The folder {results / folder} cannot be read ({reason}): make it readable."
+        ) from error
 
 
 def prepare(results: Path) -> None:

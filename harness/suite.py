@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 from harness.errors import UserError, nearest
 from harness.registry import parse_name, parse_value
 from harness.spec import Suite
+from harness.toml import read_toml
 
 SUITES = Path(__file__).parent / "suites"
 
@@ -33,9 +33,7 @@ def load_suite(name: str) -> Suite:
             raise UserError(f"There is no suite file {path}.")
         raise UserError(f"There is no suite '{name}'. {nearest(name, suite_names())}")
     try:
-        return Suite.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"Suite {path} is no TOML file: {error}.") from error
+        return Suite.model_validate(read_toml(path, "Suite"))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -212,7 +212,7 @@ def _maps(ranking: Ranking, category: str, results: Path) -> Figure | None:
     for row, n in enumerate(typical):
         shown = [
             *(
-                np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+                np.asarray(Image.open(io.BytesIO(data), formats=("JPEG", "PNG")).convert("RGB"))
                 for data in (pictures.images[n], pictures.masks[n])
             ),
             *(k.thumbs[n] for k in kept.values()),

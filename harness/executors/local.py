@@ -8,6 +8,7 @@ memory).
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import os
 import queue
@@ -15,15 +16,17 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, TimeoutError
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pebble import ProcessExpired, ProcessPool
 
+from harness.checkpoint import Interrupted
+from harness.errors import Terminated, terminable
 from harness.method import Epoch
 from harness.spec import RunRecord
 
@@ -31,56 +34,79 @@ if TYPE_CHECKING:
     from harness.execute import RunTask
 
 Progress = Callable[["RunTask", Epoch], None]
+# Seconds without a sign of life after which a worker is given up. A library that keeps Python's lock through
+# a long call gives none either.
+SILENCE = 900.0
+# Seconds that runs have to end or to be saved where the system asks for the end; clusters give 30.
+GRACE = 20.0
 
 
-# Where a worker tells its driver of epochs: a queue is handed over only at a worker's start.
-_events: ContextVar[Any] = ContextVar("events")
+class _Line(NamedTuple):
+    """What a worker shares with its driver: it tells of epochs, and is asked to save and leave its run."""
+
+    events: Any
+    asked: Any
+
+
+# A queue is handed over only at a worker's start.
+_line: ContextVar[_Line] = ContextVar("line")
+_at_work: ContextVar[bool] = ContextVar("at_work", default=False)
 
 
 def run_all(
-    tasks: Iterable[RunTask],
+    tasks: Iterator[RunTask | None],
     devices: Sequence[str],
     timeout: float | None,
     on_start: Callable[[RunTask], None],
     on_epoch: Progress,
-) -> Iterator[RunRecord]:
+    silence: float = SILENCE,
+) -> Iterator[RunRecord | None]:
     """Executes tasks in worker processes, one for each device, and yields a record for each as they end.
 
+    ``None`` comes in between about once a second, for the caller to look round. Where the system asks this
+    process to end (SIGTERM), no further run begins, those that go on have :data:`GRACE` seconds to end or to
+    be saved, and :class:`Terminated` is raised.
+
     Args:
-        tasks: the runs; they begin in this order.
+        tasks: the runs, taken by several threads; they begin in this order. ``None``: no run at the moment.
         devices: where to; one that is named twice has two workers.
         timeout: seconds after which a run is ended and recorded as ``timeout``; ``None`` for no limit.
         on_start: told of every run that begins, in the caller's thread.
         on_epoch: told of every epoch that ends, likewise.
+        silence: seconds after which a worker that gives no sign of life is ended, its run recorded as failed.
     """
-    waiting: queue.SimpleQueue[RunTask] = queue.SimpleQueue()
-    for one in tasks:
-        waiting.put(one)
     said: queue.SimpleQueue[_Said] = queue.SimpleQueue()
-    stop = threading.Event()
+    stop, leave = threading.Event(), threading.Event()
     # Workers on the CPU share its cores; on a GPU each may need them for its own part of the work.
     sharing = len(devices) if all(device == "cpu" for device in devices) else 1
-    slots = [_Slot(device, sharing, waiting, said, timeout, stop) for device in devices]
-    for slot in slots:
-        slot.start()
-    try:
-        running = len(slots)
-        while running:
-            task, news = said.get()
-            if isinstance(news, RunRecord):
-                yield news
-            elif isinstance(news, Epoch) and task:
-                on_epoch(task, news)
-            elif isinstance(news, BaseException):
-                raise news
-            elif task:
-                on_start(task)
-            else:
-                running -= 1
-    finally:
-        stop.set()
+    slots = [_Slot(device, sharing, tasks, said, (timeout, silence), stop, leave) for device in devices]
+    with terminable(leave.set):
         for slot in slots:
-            slot.join()
+            slot.start()
+        try:
+            running = len(slots)
+            while running:
+                try:
+                    task, news = said.get(timeout=1)
+                except queue.Empty:
+                    yield None
+                    continue
+                if isinstance(news, RunRecord):
+                    yield news
+                elif isinstance(news, Epoch) and task:
+                    on_epoch(task, news)
+                elif isinstance(news, BaseException):
+                    raise news
+                elif task:
+                    on_start(task)
+                else:
+                    running -= 1
+        finally:
+            stop.set()
+            for slot in slots:
+                slot.join()
+    if leave.is_set():
+        raise Terminated
 
 
 # A run and what is told of it: an epoch, its record, or nothing when it begins. Without a run: an error, or
@@ -95,28 +121,31 @@ class _Slot(threading.Thread):
         self,
         device: str,
         sharing: int,
-        waiting: queue.SimpleQueue[RunTask],
+        tasks: Iterator[RunTask | None],
         said: queue.SimpleQueue[_Said],
-        timeout: float | None,
+        limits: tuple[float | None, float],
         stop: threading.Event,
+        leave: threading.Event,
     ) -> None:
         super().__init__(daemon=True)
-        self._device, self._sharing, self._timeout = device, sharing, timeout
-        self._waiting, self._said, self._stop_asked = waiting, said, stop
+        self._device, self._sharing, self._limits = device, sharing, limits
+        self._tasks, self._said, self._stop_asked, self._leave = tasks, said, stop, leave
 
     def run(self) -> None:
-        """Ends when the queue is empty or the driver asks for it."""
+        """Ends when there is no further run or the driver asks for it."""
         worker: _Worker | None = None
         error: BaseException | None = None
         try:
-            while not self._stop_asked.is_set():
-                try:
-                    task = replace(self._waiting.get_nowait(), device=self._device)
-                except queue.Empty:
+            for given in self._tasks:
+                if self._stop_asked.is_set() or self._leave.is_set():
                     break
+                if given is None:
+                    self._stop_asked.wait(0.5)
+                    continue
+                task = replace(given, device=self._device)
                 worker = worker or _Worker(self._sharing)
                 self._said.put((task, None))
-                record = worker.run(task, self._timeout, self._tell, self._stop_asked)
+                record = worker.run(task, *self._limits, self._tell, self._stop_asked, self._leave)
                 if record is None:
                     break
                 if record.outcome != "ok":
@@ -138,43 +167,64 @@ class _Slot(threading.Thread):
 class _Worker:
     def __init__(self, sharing: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self._events = context.Queue()
+        self._events, self._asked = context.Queue(), context.Event()
         self._pool = ProcessPool(
             max_workers=1,
             initializer=_begin,
-            initargs=(os.getpid(), self._events, sharing),
+            initargs=(os.getpid(), _Line(self._events, self._asked), sharing),
             context=context,
         )
 
     def run(
-        self, task: RunTask, timeout: float | None, on_epoch: Progress, stop: threading.Event
+        self,
+        task: RunTask,
+        timeout: float | None,
+        silence: float,
+        on_epoch: Progress,
+        stop: threading.Event,
+        leave: threading.Event,
     ) -> RunRecord | None:
-        """Returns the record, or ``None`` where the driver asked to stop before there was one."""
+        """Returns the record, or ``None`` where the run was left before there was one."""
         from harness.execute import failed
 
         future = self._pool.schedule(_work, args=(task,), timeout=timeout)
+        heard, until = time.monotonic(), math.inf
         while not future.done():
-            if stop.is_set():
+            if leave.is_set() and not self._asked.is_set():
+                self._asked.set()
+                until = time.monotonic() + GRACE
+            if stop.is_set() or time.monotonic() > until:
                 return None
-            self._tell(task, on_epoch, wait=0.2)
+            if self._tell(task, on_epoch, wait=0.2):
+                heard = time.monotonic()
+            elif time.monotonic() - heard > silence:
+                future.cancel()  # type: ignore[no-untyped-call]
+                message = f"the worker process gave no sign of life for {silence:g} s and was ended"
+                return failed(task, "failed", message)
         self._tell(task, on_epoch, wait=0.0)
         try:
             record: RunRecord = RunRecord.model_validate_json(future.result())
         except TimeoutError:
             return failed(task, "timeout", f"took longer than {timeout:g} s")
+        except Interrupted:
+            return None
         except ProcessExpired as error:
             return failed(task, "failed", _death(error.exitcode))
         except CancelledError:
             return failed(task, "failed", "the run was cancelled")
         return record
 
-    def _tell(self, task: RunTask, on_epoch: Progress, wait: float) -> None:
+    def _tell(self, task: RunTask, on_epoch: Progress, wait: float) -> bool:
+        """Hands on the epochs that have ended; returns whether the worker said anything at all."""
+        heard = False
         while True:
             try:
-                number, of, losses = self._events.get(timeout=wait) if wait else self._events.get_nowait()
+                said = self._events.get(timeout=wait) if wait else self._events.get_nowait()
             except queue.Empty:
-                return
-            on_epoch(task, Epoch(number, of, losses))
+                return heard
+            heard = True
+            if said is not None:
+                on_epoch(task, Epoch(*said))
 
     def end(self) -> None:
         self._pool.stop()  # type: ignore[no-untyped-call]
@@ -192,15 +242,17 @@ def _death(exitcode: int | None) -> str:
     return f"the worker process ended by itself with exit code {exitcode}"
 
 
-def _begin(driver: int, events: Any, sharing: int) -> None:
-    _events.set(events)
+def _begin(driver: int, line: _Line, sharing: int) -> None:
+    _line.set(line)
     if sharing > 1:
         import torch
 
         torch.set_num_threads(max(torch.get_num_threads() // sharing, 1))
-    # Ctrl-C reaches the whole process group; the driver alone decides what it means.
+    # Both reach the whole process group; the driver alone decides what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: None if _at_work.get() else os._exit(143))
     threading.Thread(target=_end_with, args=(driver,), daemon=True).start()
+    threading.Thread(target=_beat, args=(line.events,), daemon=True).start()
     logging.getLogger("timm").setLevel(logging.ERROR)
     # Said once by the harness: some operations have no deterministic version on a GPU.
     warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
@@ -213,10 +265,21 @@ def _end_with(driver: int) -> None:
     os._exit(1)
 
 
+def _beat(events: Any) -> None:
+    """Tells the driver that this process lives: one that is stopped, or stuck in a call, does not."""
+    while True:
+        events.put(None)
+        time.sleep(5)
+
+
 def _work(task: RunTask) -> str:
     from harness.execute import execute
 
     def tell(epoch: Epoch) -> None:
-        _events.get().put((epoch.number, epoch.of, dict(epoch.losses)))
+        _line.get().events.put((epoch.number, epoch.of, dict(epoch.losses)))
 
-    return execute(task, tell).model_dump_json()
+    _at_work.set(True)
+    try:
+        return execute(task, tell, _line.get().asked.is_set).model_dump_json()
+    finally:
+        _at_work.set(False)

@@ -1,5 +1,19 @@
-"""The card of a dataset of one's own, as several tests make one; what they add follows its ``[layout]``."""
+"""What several tests make: a dataset of one's own with its card, a quick method, and `bench` on them."""
 
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from harness.spec import RunRecord
+
+# What a test adds follows its ``[layout]``.
 CARD = """
 schema = 1
 title = "Own"
@@ -11,3 +25,99 @@ train = ["{category}/train/good/*"]
 test = ["{category}/test/*/*"]
 """
 MASKS = 'masks = ["{category}/ground_truth/{defect}/{stem}.png"]\n'
+MINE = '''
+"""Distance to the mean training image."""
+import os
+import time
+
+import torch
+from pydantic import Field
+
+from harness import Citation, Epoch, Hyperparameters, Method, Prediction
+
+
+class Mine(Method):
+    version = 1
+    citation = Citation(title="Mine", authors="Person, A.", year=2026, licence="MIT")
+
+    class Config(Hyperparameters):
+        epochs: int = Field(3, ge=1)
+        wait: float = Field(0.0, ge=0)
+        fault: str = ""
+
+    def fit(self, data, on_epoch):
+        with open("diary", "a") as diary:
+            diary.write(f"{os.getpid()} {self.setup.seed}\\n")
+        self.mean = torch.zeros(3, self.setup.image_size, self.setup.image_size)
+        for number in data.epochs(self.config.epochs, {"mean": self}):
+            time.sleep(self.config.wait)
+            if self.config.fault == "raise":
+                raise RuntimeError("planted")
+            if self.config.fault == "die":
+                os.kill(os.getpid(), 9)
+            if self.config.fault == "memory":
+                raise MemoryError("planted")
+            self.mean += torch.cat(list(data.train.batches(8))).float().mean(dim=0) + torch.rand(1)
+            on_epoch(Epoch(number, self.config.epochs, {"l": 1 / number}))
+
+    def predict(self, images):
+        maps = (images - self.mean / self.config.epochs).abs().mean(dim=1)
+        if self.config.fault == "nan":
+            maps[0, 0, 0] = float("nan")
+        if self.config.fault == "shape":
+            maps = maps[:, :-1]
+        return Prediction(maps.amax(dim=(1, 2)), maps)
+
+    def state_dict(self):
+        return {"mean": self.mean}
+
+    def load_state_dict(self, state):
+        self.mean = state["mean"]
+'''
+
+RUN = ("run", "--methods", "mine.py:Mine", "--datasets", "own.toml", "--image-size", "32", "--device", "cpu")
+
+
+def make_place(tmp_path: Path) -> Path:
+    """A folder with a dataset of one's own, its card, and a method of one's own."""
+    rng = np.random.default_rng(0)
+    for category in ("a", "b"):
+        for part, count in (("train/good", 10), ("test/good", 4), ("test/bad", 4)):
+            folder = tmp_path / "data" / "own" / category / part
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(90, 110, (40, 40, 3), dtype=np.uint8)
+                if part == "test/bad":
+                    pixels[10:20, 10:20] = 255
+                    mask = np.zeros((40, 40), np.uint8)
+                    mask[10:20, 10:20] = 255
+                    path = tmp_path / "data" / "own" / category / "ground_truth" / "bad" / f"{i}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(mask).save(path)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    (tmp_path / "own.toml").write_text(CARD + MASKS)
+    (tmp_path / "mine.py").write_text(MINE)
+    return tmp_path
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "harness.cli", *words]
+
+
+def environment(place: Path) -> dict[str, str]:
+    return os.environ | {"BENCH_CACHE": str(place / "cache"), "BENCH_DATA": str(place / "data")}
+
+
+def records(place: Path) -> dict[str, RunRecord]:
+    paths = sorted((place / "results").glob("*/*/*/*.json"))
+    return {str(path.relative_to(place)): RunRecord.model_validate_json(path.read_text()) for path in paths}
+
+
+# What differs from run to run.
+OWN = ("timings", "peak_memory", "finished", "environment", "resumed", "checksum")
+
+
+def undisturbed(path: Path) -> dict[str, Any]:
+    """A record without what differs from run to run."""
+    record: dict[str, Any] = json.loads(path.read_text())
+    return {k: v for k, v in record.items() if k not in OWN}

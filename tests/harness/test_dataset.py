@@ -81,6 +81,12 @@ def test_built_in_cards_have_the_official_totals() -> None:
         ("[layout]", '[layout]\nkinds = { ok = "normal" }', ["'layout'", "into normal"]),
         ("[layout]", '[[categories]]\nname = "a"\n[[categories]]\nname = "a"\n[layout]', ["listed twice"]),
         ("[layout]", '[[categories]]\nname = "a"\ntrain = -1\n[layout]', ["'categories.0.train'"]),
+        ('"{category}/test/*/*"', '"{category}/test/**a/*"', ["'layout.test.0'", "'**' must stand alone"]),
+        ('"{category}/test/*/*"', '"{category}\\u0000/test/*"', ["'layout.test.0'", "null character"]),
+        ("schema = 1", "schema = " + "[" * 5000, ["not valid TOML", "nested too deeply"]),
+        ("schema = 1", "schema" + ".a" * 60_000 + " = 1", ["not valid TOML", "more than 64 parts"]),
+        ("schema = 1", "schema = " + "1" * 5000, ["not valid TOML"]),
+        ("schema = 1", "#" * 1_100_000, ["cannot be read", "larger than 1 MB"]),
     ],
 )
 def test_mistakes_in_cards_are_named(tmp_path: Path, old: str, new: str, parts: list[str]) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import cv2
@@ -123,6 +125,47 @@ def test_unreadable_files_are_named(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(UserError, match="too many pixels"):
         images.read_rgb(photos[0])
+
+
+def png(path: Path, width: int, height: int) -> Path:
+    """A PNG file whose header claims a size, with hardly anything behind it."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + body)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(60_000, 60_000), (10_000, 10_000), (100_000, 1), (1, 100_000)]
+)
+def test_bombs_are_refused_by_their_header(tmp_path: Path, width: int, height: int) -> None:
+    path = png(tmp_path / "bomb.png", width, height)
+    for read in (images.read_rgb, images.read_mask, images.image_size):
+        with pytest.raises(UserError, match=r"bomb\.png has too many pixels"):
+            read(path)
+
+
+def test_several_images_in_one_file_are_refused(tmp_path: Path) -> None:
+    frames = [Image.fromarray(RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(3)]
+    for name in ("moving.png", "pages.tif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        with pytest.raises(UserError, match=f"{name} holds 3 images: save the one that counts by itself"):
+            images.read_rgb(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "GIF", "PDF", "WEBP"])
+def test_only_the_formats_of_the_suffixes_are_read(tmp_path: Path, kind: str) -> None:
+    """Pillow starts Ghostscript for an EPS file, whatever its name."""
+    path = tmp_path / "image.png"
+    Image.new("RGB", (8, 8)).save(path, kind)
+    with pytest.raises(UserError, match=r"image\.png cannot be read as an image"):
+        images.read_rgb(path)
 
 
 def test_decoded_once_and_shared_by_content(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,95 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from PIL import Image
 
 from harness.cli import main
-from harness.spec import RunRecord
-from tests.harness import places
-
-MINE = '''
-"""Distance to the mean training image."""
-import os
-import time
-
-import torch
-from pydantic import Field
-
-from harness import Citation, Epoch, Hyperparameters, Method, Prediction
-
-
-class Mine(Method):
-    version = 1
-    citation = Citation(title="Mine", authors="Person, A.", year=2026, licence="MIT")
-
-    class Config(Hyperparameters):
-        epochs: int = Field(3, ge=1)
-        wait: float = Field(0.0, ge=0)
-        fault: str = ""
-
-    def fit(self, data, on_epoch):
-        self.mean = torch.zeros(3, self.setup.image_size, self.setup.image_size)
-        for number in data.epochs(self.config.epochs, {"mean": self}):
-            time.sleep(self.config.wait)
-            if self.config.fault == "raise":
-                raise RuntimeError("planted")
-            if self.config.fault == "die":
-                os.kill(os.getpid(), 9)
-            if self.config.fault == "memory":
-                raise MemoryError("planted")
-            self.mean += torch.cat(list(data.train.batches(8))).float().mean(dim=0) + torch.rand(1)
-            on_epoch(Epoch(number, self.config.epochs, {"l": 1 / number}))
-
-    def predict(self, images):
-        maps = (images - self.mean / self.config.epochs).abs().mean(dim=1)
-        if self.config.fault == "nan":
-            maps[0, 0, 0] = float("nan")
-        if self.config.fault == "shape":
-            maps = maps[:, :-1]
-        return Prediction(maps.amax(dim=(1, 2)), maps)
-
-    def state_dict(self):
-        return {"mean": self.mean}
-
-    def load_state_dict(self, state):
-        self.mean = state["mean"]
-'''
-
-CARD = places.CARD + places.MASKS
+from tests.harness.places import RUN, command, environment, make_place, records, undisturbed
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A folder with a dataset of one's own, its card, and a method of one's own."""
-    rng = np.random.default_rng(0)
-    for category in ("a", "b"):
-        for part, count in (("train/good", 10), ("test/good", 4), ("test/bad", 4)):
-            folder = tmp_path / "data" / "own" / category / part
-            folder.mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(90, 110, (40, 40, 3), dtype=np.uint8)
-                if part == "test/bad":
-                    pixels[10:20, 10:20] = 255
-                    mask = np.zeros((40, 40), np.uint8)
-                    mask[10:20, 10:20] = 255
-                    path = tmp_path / "data" / "own" / category / "ground_truth" / "bad" / f"{i}.png"
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(mask).save(path)
-                Image.fromarray(pixels).save(folder / f"{i}.png")
-    (tmp_path / "own.toml").write_text(CARD)
-    (tmp_path / "mine.py").write_text(MINE)
-    return tmp_path
+    return make_place(tmp_path)
 
 
 Bench = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "harness.cli", *words]
-
-
-def environment(place: Path) -> dict[str, str]:
-    return os.environ | {"BENCH_CACHE": str(place / "cache"), "BENCH_DATA": str(place / "data")}
 
 
 @pytest.fixture
@@ -115,14 +36,6 @@ def bench(place: Path) -> Bench:
         )
 
     return call
-
-
-RUN = ("run", "--methods", "mine.py:Mine", "--datasets", "own.toml", "--image-size", "32", "--device", "cpu")
-
-
-def records(place: Path) -> dict[str, RunRecord]:
-    paths = sorted((place / "results").glob("*/*/*/*.json"))
-    return {str(path.relative_to(place)): RunRecord.model_validate_json(path.read_text()) for path in paths}
 
 
 def scores(place: Path) -> dict[str, Any]:
@@ -194,16 +107,6 @@ def test_a_run_that_takes_too_long_is_ended(place: Path, bench: Bench) -> None:
     done = bench(*RUN[:2], names, *RUN[3:], "--categories", "a", "--timeout", "8")
     assert done.returncode == 1
     assert [record.outcome for record in records(place).values()] == ["timeout"]
-
-
-# What differs from run to run.
-OWN = ("timings", "peak_memory", "finished", "environment", "resumed")
-
-
-def undisturbed(path: Path) -> dict[str, Any]:
-    """A record without what differs from run to run."""
-    record: dict[str, Any] = json.loads(path.read_text())
-    return {k: v for k, v in record.items() if k not in OWN}
 
 
 def kill_and_compare(place: Path, bench: Bench, words: list[str], waits: Iterable[float]) -> int:

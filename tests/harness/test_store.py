@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ import pytest
 
 from harness import files
 from harness.errors import UserError
-from harness.spec import SCHEMA_VERSION, RunRecord, run_key
+from harness.spec import SCHEMA_VERSION, Fingerprint, Identity, RunRecord, RunSpec, run_key
 from harness.store import prepare, read_record, read_records, write_record
 
-MUSEUM = Path(__file__).parent / "historic_records"
+MUSEUM = Path(__file__).parent / "museum"
 
 
 @pytest.mark.parametrize("path", sorted(MUSEUM.glob("*.json")), ids=lambda path: path.stem)
@@ -24,6 +25,35 @@ def test_records_of_every_schema_are_read_for_ever(path: Path) -> None:
     assert 0 <= (record.metrics["all"]["image_auroc"] or 0) <= 1
     assert record.fingerprint.protocol == record.spec.protocol
     assert run_key(record.spec, record.identity) == record.key, "a run that is done is not done again"
+
+
+# Each field that came after the first records, and the record of the museum that first had it.
+LATER = {
+    "remarks": "2026-remarks",
+    "suite": "2026-remarks",
+    "fingerprint.backbone_weights": "2026-remarks",
+    "rescored": "2026-rescored",
+    "spec.evaluate": "2026-native-spro",
+    "identity.defects": "2026-native-spro",
+    "resumed": "2026-resumed-paper",
+    "checksum": "2026-checksum",
+}
+
+
+def test_the_museum_has_a_record_with_and_one_without_every_later_field() -> None:
+    """Whoever adds a field to records adds one that has it, made by a run, and its name here."""
+
+    def fields(content: dict[str, Any]) -> set[str]:
+        parts = ("spec", "identity", "fingerprint")
+        return {*content, *(f"{part}.{name}" for part in parts for name in content[part])}
+
+    has = {path.stem: fields(json.loads(path.read_text())) for path in MUSEUM.glob("*.json")}
+    known = set(RunRecord.model_fields)
+    for name, model in (("spec", RunSpec), ("identity", Identity), ("fingerprint", Fingerprint)):
+        known |= {f"{name}.{field}" for field in model.model_fields}
+    assert known - has["2026-first"] == set(LATER)
+    for field, record in LATER.items():
+        assert field in has[record]
 
 
 def test_the_museum_has_every_schema() -> None:

@@ -19,7 +19,7 @@ from reports.leaderboard import MEAN, METRICS, Cell, Ranking, build
 from reports.write import write
 from tests.reports.simulated import NOISE, Simulation
 
-HISTORIC = Path(__file__).parent.parent / "harness" / "historic_records" / "schema-1.json"
+HISTORIC = Path(__file__).parent.parent / "harness" / "museum" / "2026-first.json"
 
 
 def value(record: RunRecord | None, split: str, metric: str) -> tuple[float | None, str]:

@@ -1,0 +1,83 @@
+"""What a results folder holds that no table uses."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.checkpoint import checkpoint_path
+from harness.merge import KEPT, PICTURES
+from harness.store import newest, read_records, record_files, record_path
+
+WHAT = ("superseded", "failed", "damaged", "orphans", "checkpoints", "maps", "weights")
+
+
+@dataclass(frozen=True)
+class Waste:
+    """A file that can go, and why, in a few words."""
+
+    path: Path
+    why: str
+    bytes: int
+
+
+def find_waste(results: Path, what: Collection[str]) -> Iterator[Waste]:
+    """Yields what can be removed; with a record all that lies beside it.
+
+    Args:
+        results: the results folder.
+        what: ``superseded`` (there is a newer record of the run: its method, data or weights have changed),
+            ``failed`` (records without scores), ``damaged`` (files that are no readable record), ``orphans``
+            (maps, weights and pictures without a record), ``checkpoints`` (of trainings that could go on),
+            ``maps`` and ``weights`` (of all records).
+
+    Raises:
+        UserError: there is no such folder, or one in it cannot be read.
+    """
+    loaded = read_records(results)
+    counting = {record.key for record in newest(loaded.records)}
+    records = {record_path(results, record.spec, record.key): record for record in loaded.records}
+    for path, why in loaded.damaged:
+        if "damaged" in what:
+            yield from _record(path, f"damaged: {why}")
+    for path, record in records.items():
+        if "superseded" in what and record.key not in counting:
+            yield from _record(path, "superseded by a newer record of its run")
+        elif "failed" in what and record.outcome != "ok":
+            yield from _record(path, f"without scores: {record.outcome.replace('_', ' ')}")
+        else:
+            for suffix in KEPT:
+                name = suffix.split(".")[1]
+                if name in what:
+                    yield from _file(path.with_suffix(suffix), f"{name} of a record")
+    if "checkpoints" in what:
+        for path in sorted(results.glob(f"*/*/*/{checkpoint_path(Path('*.json')).name}")):
+            yield from _file(path, "checkpoint")
+    if "orphans" in what:
+        yield from _orphans(results)
+
+
+def _orphans(results: Path) -> Iterator[Waste]:
+    stems = {path.with_suffix("") for path in record_files(results)}
+    used = set[Path]()
+    for suffix in KEPT:
+        for path in sorted(results.glob(f"*/*/*/*{suffix}")):
+            if path.with_name(path.name.removesuffix(suffix)) not in stems:
+                yield from _file(path, "belongs to no record")
+            elif suffix.startswith(".maps"):
+                used.add(path.parent.parent)
+    for path in sorted(results.glob(f"*/*/*{PICTURES}")):
+        if path.parent not in used:
+            yield from _file(path, "pictures for maps that are gone")
+
+
+def _record(path: Path, why: str) -> Iterator[Waste]:
+    yield from _file(path, why)
+    for suffix in KEPT:
+        yield from _file(path.with_suffix(suffix), why)
+
+
+def _file(path: Path, why: str) -> Iterator[Waste]:
+    if path.is_file():
+        yield Waste(path, why, path.stat().st_size)
