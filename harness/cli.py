@@ -17,6 +17,7 @@ from harness.cli_data import cache, data, prepare
 from harness.cli_methods import list_methods, test_method
 from harness.cli_options import HELP, RUN_OPTIONS, chosen_suite, sentences, with_options
 from harness.cli_rescore import rescore
+from harness.cli_suites import list_suites
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -115,8 +116,19 @@ def plan(debug: bool, **given: Any) -> None:
     help="CSV of further published numbers.",
 )
 @click.option("--audit", "check", is_flag=True, help="Only check the published numbers themselves.")
-@click.option("--tables", "wanted", default="", help="The paper's tables too: paper, or table-1,table-7.")
-@click.option("--figures", is_flag=True, help="Figures as PDF, SVG and PNG too, in figures/.")
+@click.option(
+    "--tables",
+    "wanted",
+    default="",
+    help="The paper's tables too: paper, or table-1,table-7; those of suites: leak, contamination.",
+)
+@click.option(
+    "--figures",
+    is_flag=False,
+    flag_value="all",
+    default="",
+    help="Figures as PDF, SVG and PNG too, in figures/: alone all, or figure-7,contamination.",
+)
 @click.option(
     "--format",
     "formats",
@@ -164,16 +176,8 @@ def list_datasets(data_root: Path | None) -> None:
         click.echo(f"{'':12} on disk: {on_disk(card, data_root)}")
 
 
-@list_.command("suites")
-def list_suites() -> None:
-    """Suites that come with ulsad-bench."""
-    from harness.suite import load_suite, suite_names
-
-    for name in suite_names():
-        click.echo(f"{name:12} {load_suite(name).title}")
-
-
 list_.add_command(list_methods)
+list_.add_command(list_suites)
 for command in (data, cache, prepare, rescore, baseline, check, history, test_method):
     main.add_command(command)
 
@@ -188,8 +192,8 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
 
     logging.getLogger("timm").setLevel(logging.ERROR)
     keep = frozenset(given["keep"] or ())
-    if stray := sorted(keep - {"maps", "weights"}):
-        raise UserError(f"--keep {stray[0]}: there are maps and weights to keep.")
+    if stray := sorted(keep - {"maps", "weights", "parts"}):
+        raise UserError(f"--keep {stray[0]}: there are maps, weights and parts to keep.")
     suite = chosen_suite(given)
     keep = keep | set(suite.keep)
     options = Options(
@@ -204,6 +208,8 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
         checkpoint_every=given["checkpoint_every"],
     )
     plan = make_plan(suite, options)
+    if "parts" in (given["keep"] or ()) and not any("parts" in task.keep for task in plan.tasks):
+        raise UserError("--keep parts: no method of this run has post-processing of its own.")
     if given["backbone"] and not any("backbone" in task.identity.config for task in plan.tasks):
         raise UserError(f"No method of this run has a backbone to set to '{given['backbone']}'.")
     return suite, options, plan

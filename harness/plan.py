@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from harness.assets import FoundAsset, find_asset
 from harness.checkpoint import EVERY as CHECKPOINT_EVERY
-from harness.choose import Configured, check_needs, configure_methods
-from harness.dataset import Card, category_names, dataset_names, dataset_root, load_card, read_category
+from harness.choose import Configured, check_needs, configure_methods, configured_as, text
+from harness.dataset import (
+    Card,
+    CategoryData,
+    category_names,
+    dataset_names,
+    dataset_root,
+    load_card,
+    read_category,
+)
 from harness.errors import UserError, nearest
 from harness.execute import RunTask
+from harness.grid import combinations
 from harness.images import data_fingerprint
 from harness.metrics import METRICS_VERSION
 from harness.native import read_defects
-from harness.registry import source_hash
+from harness.registry import MethodName, source_hash
+from harness.roles import assign
 from harness.spec import PROTOCOLS, Identity, RunRecord, RunSpec, Suite, run_key
 from harness.store import read_record, read_records, record_path
 from harness.weights import Weights, check_strides, find_weights
@@ -33,7 +44,7 @@ class Options:
         overwrite: which runs that have a record are done again: none (``never``), those that failed
             or lack what is to be kept (``failed``), also those with other metrics' versions
             (``stale``), or all (``always``).
-        keep: artefacts beside the records: ``maps``, ``weights``.
+        keep: artefacts beside the records: ``maps``, ``weights``, ``parts``.
         checkpoint_every: seconds between two checkpoints of a training at least.
     """
 
@@ -86,9 +97,18 @@ class _Category:
     given: str
     name: str
     categories: tuple[str, ...]
+    data: CategoryData
     split_categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fingerprint: str = ""
     defects: str = ""
+
+
+class _Point(NamedTuple):
+    """What a run is beside its method and category."""
+
+    protocol: str
+    contamination: float
+    seed: int
 
 
 def make_plan(suite: Suite, options: Options) -> Plan:
@@ -100,34 +120,76 @@ def make_plan(suite: Suite, options: Options) -> Plan:
     for protocol in suite.protocols:
         if protocol not in PROTOCOLS:
             raise UserError(f"There is no protocol '{protocol}'. {nearest(protocol, PROTOCOLS)}")
+        if PROTOCOLS[protocol].crop != "none" and suite.evaluate == "native":
+            raise UserError(f"Protocol '{protocol}' crops images: it cannot be evaluated at native size.")
     if not suite.seeds:
         raise UserError("No seed is given: there would be nothing to run.")
     configured = configure_methods(suite)
     for one in configured:
         check_needs(one, suite)
+    _check_parts(suite, configured, options)
     methods = [choose(one, options) for one in configured]
     tasks = []
     for category in _categories(suite, options):
-        for protocol in dict.fromkeys(suite.protocols):
+        kinds = [sample.kind for sample in category.data.test]
+        counts = len(category.data.train), len(category.data.validation)
+        for protocol, share in product(dict.fromkeys(suite.protocols), dict.fromkeys(suite.contamination)):
             for chosen in methods:
                 for seed in dict.fromkeys(suite.seeds):
-                    tasks.append(_task(suite, options, chosen, category, protocol, seed))
+                    task = _task(suite, options, chosen, category, _Point(protocol, share, seed))
+                    if share:
+                        assign(*counts, kinds, task.spec)
+                    tasks += [task, *_grid(suite, task, chosen)]
     unique = tuple({task.key: task for task in tasks}.values())
     done, damaged = _finished(unique, options)
     return Plan(unique, done, damaged)
 
 
-def _task(
-    suite: Suite, options: Options, chosen: Chosen, category: _Category, protocol: str, seed: int
-) -> RunTask:
+def _check_parts(suite: Suite, configured: Sequence[Configured], options: Options) -> None:
+    """Makes sure that parts are kept of methods that have them, in the state that counts.
+
+    Raises:
+        UserError: they cannot be, or a grid varies what is not post-processing.
+    """
+    own = {one.name.short(): one.method.postprocessing for one in configured}
+    if not any(own.values()) or ("parts" not in options.keep and not suite.grid):
+        return
+    if suite.grid and "parts" not in options.keep:
+        raise UserError('The suite has a grid, which is made from kept parts: add keep = ["parts"].')
+    if chosen := [p for p in suite.protocols if PROTOCOLS[p].selection != "last"]:
+        raise UserError(
+            f"Parts are those of the last epoch, but protocol '{chosen[0]}' selects another one: use strict."
+        )
+    for method, grid in suite.grid.items():
+        if stray := sorted(set(grid) - own.get(method, frozenset(grid))):
+            raise UserError(
+                f"The grid varies {method}.{stray[0]}, which needs a training: there is post-processing "
+                f"by {', '.join(sorted(own[method])) or 'nothing'}."
+            )
+
+
+def _grid(suite: Suite, task: RunTask, chosen: Chosen) -> Iterator[RunTask]:
+    """Yields a task for every point of the suite's grid, made from the kept parts of one that is trained."""
+    one = chosen.configured
+    for values in combinations(suite, one.name.short()):
+        given = MethodName(one.name.base, {**one.name.params, **{k: text(v) for k, v in values.items()}})
+        point = configured_as(given, suite)
+        spec = task.spec.model_copy(update={"method": point.label, "params": point.params})
+        identity = task.identity.model_copy(update={"config": point.config.model_dump(mode="json")})
+        key = run_key(spec, identity)
+        yield replace(task, spec=spec, identity=identity, key=key, keep=frozenset(), made_from=task)
+
+
+def _task(suite: Suite, options: Options, chosen: Chosen, category: _Category, point: _Point) -> RunTask:
     method = chosen.configured
     spec = RunSpec(
         dataset=category.card.name,
         category=category.name,
         method=method.label,
         params=method.params,
-        seed=seed,
-        protocol=protocol,
+        seed=point.seed,
+        protocol=point.protocol,
+        contamination=point.contamination,
         image_size=suite.image_size,
         limit_train=options.limit_train,
         backbone_weights=options.backbone_weights,
@@ -156,7 +218,7 @@ def _task(
         device=options.devices[0],
         weights=chosen.weights,
         assets={name: found.folder for name, found in chosen.assets.items()},
-        keep=options.keep,
+        keep=options.keep if method.method.postprocessing else options.keep - {"parts"},
         checkpoint_every=options.checkpoint_every,
         suite=suite.about,
         categories=category.categories,
@@ -199,6 +261,7 @@ def _categories(suite: Suite, options: Options) -> list[_Category]:
                     given=str(Path(name).expanduser().resolve()) if name.endswith(".toml") else name,
                     name=category,
                     categories=tuple(names),
+                    data=data,
                     split_categories=_split_categories(card, names),
                     fingerprint=data_fingerprint(data, options.cache),
                     defects=table.sha256 if table else "",
@@ -232,15 +295,15 @@ def _finished(
         record = read_record(path)
         if isinstance(record, str):
             damaged.append((path, record))
-        elif _keep(record, options):
+        elif _keep(record, task.keep, options):
             done.add(task.key)
     return frozenset(done), tuple(damaged)
 
 
-def _keep(record: RunRecord, options: Options) -> bool:
+def _keep(record: RunRecord, keep: frozenset[str], options: Options) -> bool:
     missing = [
         what
-        for what in options.keep
+        for what in keep
         if not record_path(options.results, record.spec, record.key)
         .with_suffix(f".{what}.safetensors")
         .exists()
