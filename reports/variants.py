@@ -51,19 +51,19 @@ class Change:
         low: lower end of its 95 % interval, ``None`` for a single pair.
         high: upper end.
         pairs: runs that have a partner.
-        whole: whether every run of the first has one.
+        runs: how many should have one.
     """
 
     mean: float
     low: float | None
     high: float | None
     pairs: int
-    whole: bool
+    runs: int
 
     def text(self) -> str:
         """The change for people: ``+1.2 [+0.3, +2.1]``; in words where partners are missing."""
-        if not self.whole:
-            return f"only {self.pairs} pairs of runs"
+        if self.pairs < self.runs:
+            return f"{self.pairs} of {self.runs} pairs"
         interval = (
             "" if self.low is None or self.high is None else f" [{_signed(self.low)}, {_signed(self.high)}]"
         )
@@ -90,16 +90,15 @@ def changes(family: Family, first: Any, second: Any, method: str, metric: str) -
     common = sorted(before.keys() & after.keys())
     if not common:
         return None
+    runs = len(before.keys() | after.keys())
     by_category: dict[str, list[float]] = defaultdict(list)
     for key in common:
         by_category[key[0]].append(100 * (after[key] - before[key]))
-    lengths = {len(values) for values in by_category.values()}
-    whole = before.keys() == after.keys() and len(lengths) == 1
-    if not whole:
-        return Change(float("nan"), None, None, len(common), False)
+    if len(common) < runs or len({len(values) for values in by_category.values()}) > 1:
+        return Change(float("nan"), None, None, len(common), max(runs, len(common) + 1))
     found = estimate(units(np.array([list(by_category.values())])))
     low, high = (None if end is None else float(end[0]) for end in (found.low, found.high))
-    return Change(float(found.mean[0]), low, high, len(common), True)
+    return Change(float(found.mean[0]), low, high, len(common), runs)
 
 
 def _scores(ranking: Ranking | None, method: str, metric: str) -> dict[tuple[str, int, str], float]:
