@@ -13,6 +13,7 @@ from reports import tex
 from reports.names import cell, visible
 
 _TAGS = {0: "{}", 1: "<b>{}</b>", 2: "<u>{}</u>"}
+_SYMBOL = re.compile(r"(λ|L)_([a-z]+)(?:\^([a-z]))?")
 # A difference in points, with its interval where there is one.
 _DIFFERENCE = re.compile(r"[+−]\d+\.\d+( \[.*\])?")
 
@@ -75,11 +76,12 @@ class Sheet:
         notes = tex.Notes()
         width = len(self.labels) + len(self.columns)
         rows: list[list[str] | str] = [
-            [*map(tex.escape, self.labels), *(tex.head(column, notes) for column in self.columns)]
+            [*map(_symbol, self.labels), *(tex.head(column, notes) for column in self.columns)]
         ]
         for number, block in enumerate(self.blocks):
             rows += ["\\midrule"] if number else []
-            rows.append(f"\\multicolumn{{{width}}}{{l}}{{\\emph{{{tex.escape(block.title)}}}}} \\\\")
+            title = tex.first(block.title, notes)
+            rows.append(f"\\multicolumn{{{width}}}{{l}}{{\\emph{{{title}}}}} \\\\")
             for line in block.lines:
                 texts = [_number(t, p, notes) for t, p in zip(line.texts, line.places, strict=True)]
                 rows.append([*(tex.first(label, notes) for label in line.labels), *texts])
@@ -125,6 +127,15 @@ def page(
         f"<body><table><caption>{html.escape(visible(caption))}</caption>\n<thead><tr>{heads}</tr></thead>\n"
         f"<tbody>\n{body}\n</tbody></table>\n</body></html>\n"
     )
+
+
+def _symbol(label: str) -> str:
+    """The head of a column, a symbol as mathematics: ``λ_l``, ``L_pg^d``."""
+    if found := _SYMBOL.fullmatch(label):
+        letter, below, above = found.groups()
+        name = "\\lambda" if letter == "λ" else letter
+        return f"${name}_{{{below}}}" + (f"^{{{above}}}$" if above else "$")
+    return tex.escape(label)
 
 
 def _number(text: str, place: int, notes: tex.Notes) -> str:

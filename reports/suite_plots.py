@@ -99,6 +99,10 @@ def _grey(maps: npt.NDArray[np.float32], each: bool) -> npt.NDArray[np.uint8]:
     return np.asarray(np.clip((maps - low) / spread, 0, 1) * 255, np.uint8)
 
 
+def _title(group: Group) -> str:
+    return visible(f"{group.ranking.dataset} · {group.ranking.name}")
+
+
 def _backbones(group: Group) -> Figure:
     """The scores of each backbone with their deviation over seeds."""
     names = list(group.methods)
@@ -122,7 +126,7 @@ def _backbones(group: Group) -> Figure:
     axes.set_xticks(range(len(names)), [short(str(name[0])) for name in names])
     axes.set_xlim(-0.5, len(names) - 0.5)
     axes.set_ylabel("score in %")
-    axes.set_title(visible(group.ranking.dataset), loc="left")
+    axes.set_title(_title(group), loc="left")
     axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
@@ -151,7 +155,7 @@ def _quantiles(group: Group) -> Figure:
         if place == 0:
             axes.set_ylabel("β")
         axes.set_title(f"{METRICS[metric]} in %", loc="left")
-    figure.suptitle(visible(group.ranking.dataset), x=0.12, ha="left", fontsize=8)
+    figure.suptitle(_title(group), x=0.12, ha="left", fontsize=8)
     figure.subplots_adjust(wspace=0.08, top=0.8)
     return figure
 

@@ -147,7 +147,7 @@ def _ablation(name: str, board: Leaderboard, about: Source) -> Sheet | None:
             blocks.append(Block(title, _lines(list(rows.values()), cells)))
     if not blocks:
         return None
-    title = f"{about.title} {_PAPER}: its rows, our numbers (none are printed here); scores in percent."
+    title = f"{about.title} {_PAPER}: its rows with measured numbers alone, in percent."
     columns = tuple(METRICS[metric] for metric in SCORES)
     return Sheet(name, title, ablation.labels, columns, tuple(blocks))
 
