@@ -100,7 +100,7 @@ def plan(debug: bool, **given: Any) -> None:
             markup=False,
         )
         for task in plan.tasks:
-            state = "done " if task.key in plan.done else "to do"
+            state = "done " if task.key in plan.done else "parts" if task.made_from else "to do"
             console.print(f"  {state}  {task.spec.label()}", markup=False)
         console.print(expected_time(plan, options.results, len(options.devices)), markup=False)
 

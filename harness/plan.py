@@ -328,8 +328,10 @@ def expected_time(plan: Plan, results: Path, workers: int) -> str:
         results: folder of the earlier records.
         workers: how many runs are executed at a time.
     """
-    if not plan.todo:
-        return "Nothing to do."
+    # What is made from kept parts takes next to no time.
+    todo = [task for task in plan.todo if task.made_from is None]
+    if not todo:
+        return "Nothing to train." if plan.todo else "Nothing to do."
     if not results.is_dir():
         return "No earlier records to predict the time from."
     earlier: dict[str, list[tuple[float, int]]] = {}
@@ -339,12 +341,12 @@ def expected_time(plan: Plan, results: Path, workers: int) -> str:
             seconds = spent.load + spent.fit + spent.predict + spent.evaluate
             memory = record.peak_memory.get("device", record.peak_memory.get("host", 0))
             earlier.setdefault(record.spec.method, []).append((seconds, memory))
-    known = [earlier[task.spec.method] for task in plan.todo if task.spec.method in earlier]
+    known = [earlier[task.spec.method] for task in todo if task.spec.method in earlier]
     if not known:
         return "No earlier records of these methods to predict the time from."
     total = sum(sum(seconds for seconds, _ in runs) / len(runs) for runs in known)
     memory = max(peak for runs in known for _, peak in runs)
-    unknown = len(plan.todo) - len(known)
+    unknown = len(todo) - len(known)
     rest = f"; {unknown} more runs of methods without records" if unknown else ""
     minutes = f"about {total / 60 / workers:.0f} min for {len(known)} runs, {memory / 1e9:.1f} GB at most"
     return f"By earlier records: {minutes}{rest}."

@@ -7,7 +7,8 @@ them. Both need ``keep = ["maps", "parts"]``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,18 +41,23 @@ def suite_figures(board: Leaderboard, results: Path, wanted: Collection[str]) ->
                 if drawn := _parts(ranking, category, results, heads):
                     yield f"{figure}-{identifier(ranking)}-{slug(category)}", drawn
     if "figure-7" in wanted:
-        for place, group in enumerate(groups(board, BACKBONES)):
-            yield f"figure-7-{identifier(group.ranking)}{_number(place)}", _backbones(group)
+        for name, group in _numbered(groups(board, BACKBONES)):
+            yield f"figure-7-{name}", _backbones(group)
     if "figure-8" in wanted:
-        for place, group in enumerate(groups(board, QUANTILES)):
-            yield f"figure-8-{identifier(group.ranking)}{_number(place)}", _quantiles(group)
+        for name, group in _numbered(groups(board, QUANTILES)):
+            yield f"figure-8-{name}", _quantiles(group)
     if "contamination" in wanted:
-        for place, family in enumerate(contaminated(board)):
-            yield f"contamination-{slug(family.title)}{_number(place)}", _contamination(family)
+        for family in contaminated(board):
+            yield f"contamination-{slug(family.title)}", _contamination(family)
 
 
-def _number(place: int) -> str:
-    return f"-{place + 1}" if place else ""
+def _numbered(found: Iterable[Group]) -> Iterator[tuple[str, Group]]:
+    """Yields groups with names: that of the ranking, with a number where it has several."""
+    seen: Counter[str] = Counter()
+    for group in found:
+        name = identifier(group.ranking)
+        seen[name] += 1
+        yield name + (f"-{seen[name]}" if seen[name] > 1 else ""), group
 
 
 def _parts(ranking: Ranking, category: str, results: Path, heads: dict[str, str]) -> Figure | None:

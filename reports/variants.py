@@ -47,7 +47,8 @@ class Change:
     """A mean of paired differences in percentage points.
 
     Attributes:
-        mean: over categories, of each the mean over seeds; over seeds where there is one category.
+        mean: over categories, of each the mean over seeds; over seeds where there is one category; not a
+            number where a pair is missing.
         low: lower end of its 95 % interval, ``None`` for a single pair.
         high: upper end.
         pairs: runs that have a partner.
@@ -62,7 +63,7 @@ class Change:
 
     def text(self) -> str:
         """The change for people: ``+1.2 [+0.3, +2.1]``; in words where partners are missing."""
-        if self.pairs < self.runs:
+        if self.pairs != self.runs:
             return f"{self.pairs} of {self.runs} pairs"
         interval = (
             "" if self.low is None or self.high is None else f" [{_signed(self.low)}, {_signed(self.high)}]"
@@ -86,24 +87,28 @@ def changes(family: Family, first: Any, second: Any, method: str, metric: str) -
 
     Runs are a pair that have the same method, settings, weights, category and seed.
     """
-    before, after = (_scores(family.variants.get(v), method, metric) for v in (first, second))
+    rankings = [family.variants[v] for v in (first, second) if v in family.variants]
+    if len(rankings) < 2:
+        return None
+    before, after = (_scores(ranking, method, metric) for ranking in rankings)
     common = sorted(before.keys() & after.keys())
     if not common:
         return None
-    runs = len(before.keys() | after.keys())
+    seeds = {seed for ranking in rankings for seed in ranking.seeds}
+    runs = len(seeds) * len(rankings[0].split_categories("all"))
     by_category: dict[str, list[float]] = defaultdict(list)
     for key in common:
         by_category[key[0]].append(100 * (after[key] - before[key]))
-    if len(common) < runs or len({len(values) for values in by_category.values()}) > 1:
-        return Change(float("nan"), None, None, len(common), max(runs, len(common) + 1))
+    if len(common) != runs:
+        return Change(float("nan"), None, None, len(common), runs)
     found = estimate(units(np.array([list(by_category.values())])))
     low, high = (None if end is None else float(end[0]) for end in (found.low, found.high))
     return Change(float(found.mean[0]), low, high, len(common), runs)
 
 
-def _scores(ranking: Ranking | None, method: str, metric: str) -> dict[tuple[str, int, str], float]:
+def _scores(ranking: Ranking, method: str, metric: str) -> dict[tuple[str, int, str], float]:
     found = {}
-    for record in ranking.by_method.get(method, ()) if ranking else ():
+    for record in ranking.by_method.get(method, ()):
         value = record.metrics.get("all", {}).get(metric)
         if value is not None:
             found[(record.spec.category, record.spec.seed, _settings(record))] = value
@@ -127,7 +132,11 @@ def _families(board: Leaderboard, varied: tuple[str, ...], by: str) -> list[Fami
             one = next(iter(variants.values())).fingerprint
             parts = [dataset, f"{one.image_size} px"]
             parts += [one.protocol] if by != "protocol" else []
+            parts += ["native"] if one.evaluation_resolution == "native" else []
             parts += [f"{one.training_images} training images"] if one.training_images != "all" else []
+            parts += ["random weights"] if one.backbone_weights != "pretrained" else []
+            if by != "contamination" and one.contamination:
+                parts.append(f"{100 * one.contamination:g} % anomalous training images")
             families.append(Family(" · ".join(parts), variants))
     return families
 
@@ -138,4 +147,5 @@ def _rest(fingerprint: Fingerprint, varied: tuple[str, ...]) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "−")
+    # Zero has one sign only.
+    return f"{round(value, 1) + 0.0:+.1f}".replace("-", "−")
