@@ -48,17 +48,22 @@ def configure_methods(suite: Suite) -> list[Configured]:
         )
     if not parsed:
         raise UserError(f"No method is given. {nearest('', method_names())}")
-    return [_configure(name, suite) for name in parsed.values()]
+    return [configured_as(name, suite) for name in parsed.values()]
 
 
-def _configure(name: MethodName, suite: Suite) -> Configured:
+def configured_as(name: MethodName, suite: Suite) -> Configured:
+    """Returns a method with the settings of its name, and for the rest those of the suite.
+
+    Raises:
+        UserError: the method or a hyper-parameter does not exist or is out of range.
+    """
     method = load_method(name.base)
     given: dict[str, Any] = dict(suite.set.get(name.short(), {}))
     if suite.backbone and "backbone" in method.Config.model_fields:
         given.setdefault("backbone", suite.backbone)
     config = configure(method, name.short(), {**given, **name.params})
     values = config.model_dump(mode="json")
-    inside = ",".join(f"{key}={_text(values[key])}" for key in sorted(name.params))
+    inside = ",".join(f"{key}={text(values[key])}" for key in sorted(name.params))
     label = name.short() + (f"[{inside}]" if inside else "")
     defaults = {
         key: info.get_default(call_default_factory=True) for key, info in method.Config.model_fields.items()
@@ -92,11 +97,12 @@ def check_needs(one: Configured, suite: Suite) -> None:
         )
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """Returns a hyper-parameter's value as it stands in names."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list):
-        return f"[{','.join(_text(v) for v in value)}]"
+        return f"[{','.join(text(v) for v in value)}]"
     return str(value)

@@ -18,6 +18,7 @@ from harness.cli_methods import list_methods, test_method
 from harness.cli_options import HELP, RUN_OPTIONS, chosen_suite, sentences, with_options
 from harness.cli_rescore import rescore
 from harness.cli_results import merge, results_, verify
+from harness.cli_suites import list_suites
 from harness.errors import Terminated, UserError, terminable
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def plan(debug: bool, **given: Any) -> None:
             markup=False,
         )
         for task in plan.tasks:
-            state = "done " if task.key in plan.done else "to do"
+            state = "done " if task.key in plan.done else "parts" if task.made_from else "to do"
             console.print(f"  {state}  {task.spec.label()}", markup=False)
         console.print(expected_time(plan, options.results, len(options.devices)), markup=False)
 
@@ -119,8 +120,19 @@ def plan(debug: bool, **given: Any) -> None:
     help="CSV of further published numbers.",
 )
 @click.option("--audit", "check", is_flag=True, help="Only check the published numbers themselves.")
-@click.option("--tables", "wanted", default="", help="The paper's tables too: paper, or table-1,table-7.")
-@click.option("--figures", is_flag=True, help="Figures as PDF, SVG and PNG too, in figures/.")
+@click.option(
+    "--tables",
+    "wanted",
+    default="",
+    help="The paper's tables too: paper, or table-1,table-7; those of suites: leak, contamination.",
+)
+@click.option(
+    "--figures",
+    is_flag=False,
+    flag_value="all",
+    default="",
+    help="Figures as PDF, SVG and PNG too, in figures/: alone all, or figure-7,contamination.",
+)
 @click.option(
     "--format",
     "formats",
@@ -168,16 +180,8 @@ def list_datasets(data_root: Path | None) -> None:
         click.echo(f"{'':12} on disk: {on_disk(card, data_root)}")
 
 
-@list_.command("suites")
-def list_suites() -> None:
-    """Suites that come with ulsad-bench."""
-    from harness.suite import load_suite, suite_names
-
-    for name in suite_names():
-        click.echo(f"{name:12} {load_suite(name).title}")
-
-
 list_.add_command(list_methods)
+list_.add_command(list_suites)
 for command in (
     *(data, cache, prepare, rescore, merge, verify, results_),
     *(baseline, check, history, test_method),
@@ -195,8 +199,8 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
 
     logging.getLogger("timm").setLevel(logging.ERROR)
     keep = frozenset(given["keep"] or ())
-    if stray := sorted(keep - {"maps", "weights"}):
-        raise UserError(f"--keep {stray[0]}: there are maps and weights to keep.")
+    if stray := sorted(keep - {"maps", "weights", "parts"}):
+        raise UserError(f"--keep {stray[0]}: there are maps, weights and parts to keep.")
     suite = chosen_suite(given)
     keep = keep | set(suite.keep)
     options = Options(
@@ -212,6 +216,8 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
         measure=given["measure"],
     )
     plan = make_plan(suite, options)
+    if "parts" in (given["keep"] or ()) and not any("parts" in task.keep for task in plan.tasks):
+        raise UserError("--keep parts: no method of this run has post-processing of its own.")
     if given["backbone"] and not any("backbone" in task.identity.config for task in plan.tasks):
         raise UserError(f"No method of this run has a backbone to set to '{given['backbone']}'.")
     return suite, options, plan

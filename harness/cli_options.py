@@ -47,6 +47,19 @@ def _seeds(_: click.Context, __: click.Parameter, value: str | None) -> list[int
     return seeds
 
 
+def _shares(_: click.Context, __: click.Parameter, value: str | None) -> list[float] | None:
+    """Reads ``0,0.01,0.1``."""
+    if value is None:
+        return None
+    try:
+        shares = [float(part) for part in value.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(f"'{value}' is no list of shares; give e.g. 0,0.05.") from error
+    if not all(0 <= share < 0.5 for share in shares):
+        raise click.BadParameter("a share must be at least 0 and below 0.5: 0.05 is 5 %.")
+    return shares
+
+
 RUN_OPTIONS = (
     click.option("--suite", default=None, help="Built-in suite or path/to/suite.toml.  [default: demo]"),
     click.option(
@@ -55,7 +68,17 @@ RUN_OPTIONS = (
     click.option("--datasets", callback=names, help="Comma-separated names, paths of cards, or all."),
     click.option("--categories", callback=names, help="Comma-separated; category or dataset/category."),
     click.option("--seeds", callback=_seeds, help="E.g. 0,1,2 or 0-4."),
-    click.option("--protocol", "protocols", callback=names, help="strict, paper, or both: strict,paper."),
+    click.option(
+        "--protocol",
+        "protocols",
+        callback=names,
+        help="Comma-separated: strict, paper, or one of docs/suites.md.",
+    ),
+    click.option(
+        "--contamination",
+        callback=_shares,
+        help="Shares of anomalous images among the training images, moved from the test set: 0,0.05.",
+    ),
     click.option(
         "--set", "assignments", multiple=True, metavar="METHOD.PARAM=VALUE", help="Hyper-parameter."
     ),
@@ -103,7 +126,7 @@ RUN_OPTIONS = (
         type=click.FloatRange(min=0),
         help="Seconds for measuring speed and memory of each run; 0 for none.  [default: 5]",
     ),
-    click.option("--keep", callback=names, help="Leave beside the records: maps, weights (comma-separated)."),
+    click.option("--keep", callback=names, help="Leave beside the records: maps, weights, parts."),
     click.option("--debug", is_flag=True, help="Show tracebacks."),
 )
 
@@ -137,7 +160,7 @@ def chosen_suite(given: dict[str, Any]) -> Suite:
     from harness.suite import load_suite, override
 
     own = {name: given[name] for name in ("methods", "datasets", "categories", "seeds", "protocols")}
-    own |= {name: given[name] for name in ("image_size", "backbone", "evaluate")}
+    own |= {name: given[name] for name in ("image_size", "backbone", "evaluate", "contamination")}
     chosen = {name: value for name, value in own.items() if value is not None}
     base = load_suite(given["suite"] or "demo")
     if given["suite"] is None and "datasets" in chosen:

@@ -94,7 +94,8 @@ class Display(AbstractContextManager["Display"]):
             self._progress.remove_task(bar)
         head = f"[{self._count}/{self._total}] {record.spec.label()}"
         head += " (by another bench run)" if elsewhere else ""
-        if record.outcome == "ok" and record.timings:
+        if record.outcome == "ok":
+            spent = f"{record.timings.fit:.0f} s" if record.timings else "from kept parts"
             scores = record.metrics["all"]
             text = ", ".join(
                 f"{name} {percent(scores.get(key))}"
@@ -104,7 +105,7 @@ class Display(AbstractContextManager["Display"]):
                     ("AUPRO", "aupro"),
                 )
             )
-            self._say(f"{head}: {text} ({record.timings.fit:.0f} s)", markup=False)
+            self._say(f"{head}: {text} ({spent})", markup=False)
         else:
             message = record.failure.headline if record.failure else ""
             text = f"{head}: {record.outcome.replace('_', ' ')}: {message}"

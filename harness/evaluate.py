@@ -14,7 +14,7 @@ from harness.dataset import NORMAL, Card, Sample, dataset_root
 from harness.images import load_masks
 from harness.metrics import split_metrics
 from harness.native import Native, read_defects
-from harness.spec import RunSpec
+from harness.spec import PROTOCOLS, RunSpec
 
 Metrics = dict[str, dict[str, float | None]]
 
@@ -38,18 +38,35 @@ class Truth:
 
 
 def read_truth(
-    card: Card, samples: Sequence[Sample], spec: RunSpec, data_root: Path | None, cache: Path
+    card: Card,
+    samples: Sequence[Sample],
+    spec: RunSpec,
+    data_root: Path | None,
+    cache: Path,
+    rows: Sequence[int] | None = None,
 ) -> Truth:
     """Reads kinds and masks of test images, where ``spec.evaluate`` says that pixels are compared.
+
+    Args:
+        card: of the dataset.
+        samples: every test image of the category.
+        spec: the run.
+        data_root: folder of datasets.
+        cache: the cache folder.
+        rows: which of the images count, all by default.
 
     Raises:
         UserError: a mask or the table of defects cannot be read.
     """
-    kinds = tuple(sample.kind for sample in samples)
+    chosen = [samples[i] for i in rows] if rows is not None else samples
+    kinds = tuple(sample.kind for sample in chosen)
     if spec.evaluate == "native":
         root = dataset_root(card, data_root, cache)
-        return Truth(kinds, Native(samples, read_defects(card, spec.category, root)))
-    return Truth(kinds, load_masks([sample.masks for sample in samples], spec.image_size, cache))
+        return Truth(kinds, Native(chosen, read_defects(card, spec.category, root)))
+    crop = PROTOCOLS[spec.protocol].crop
+    # All are kept in the cache together, whichever of them a run tests on.
+    masks = load_masks([sample.masks for sample in samples], spec.image_size, cache, crop)
+    return Truth(kinds, masks if len(chosen) == len(samples) else masks[list(rows or ())])
 
 
 def evaluate(

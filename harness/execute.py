@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,13 +28,15 @@ from harness.evaluate import Metrics, evaluate, read_truth, recorded
 from harness.files import temporary_name
 from harness.images import data_fingerprint, load_images, read_resized
 from harness.machine import environment
-from harness.maps import save_maps
+from harness.maps import save_maps, save_parts
 from harness.measure import PeakMemory, Stopwatch, count_parameters
-from harness.method import Epoch, Images, Method, Prediction, TrainingData
+from harness.method import Epoch, Method, Prediction, TrainingData
 from harness.metrics import METRICS_VERSION, image_metrics
 from harness.pictures import keep_pictures, pictures_path
+from harness.protocols import PATIENCE
 from harness.provision import make_setup
 from harness.registry import configure, load_method
+from harness.roles import assign, parts_of
 from harness.spec import (
     PROTOCOLS,
     EpochLog,
@@ -45,11 +47,10 @@ from harness.spec import (
     RunSpec,
     Timings,
     fingerprint,
+    view,
 )
 from harness.store import record_path
 from harness.weights import Weights
-
-HELD_OUT = 0.1
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,14 @@ class RunTask:
         method: name of an entry point, or ``/path/to/file.py:Class``.
         card: name of a built-in card, or the path of a card.
         assets: folder of each asset that the method needs, by name.
-        keep: artefacts to leave beside the record: ``maps``, ``weights``.
+        keep: artefacts to leave beside the record: ``maps``, ``weights``, ``parts``.
         checkpoint_every: seconds between two checkpoints of a training at least.
         measure: seconds that measuring the efficiency may take, 0 for no measuring.
         suite: what the suite says of itself, for the report.
         categories: all categories of the dataset.
         split_categories: see :class:`RunRecord`.
+        made_from: the run whose kept parts give this one's record, see ``harness.grid``; ``None`` for a run
+            that is trained.
     """
 
     spec: RunSpec
@@ -85,6 +88,7 @@ class RunTask:
     suite: str = ""
     categories: tuple[str, ...] = ()
     split_categories: Mapping[str, tuple[str, ...]] | None = None
+    made_from: RunTask | None = None
 
 
 OnEpoch = Callable[[Epoch], None]
@@ -114,10 +118,11 @@ def execute(task: RunTask, on_epoch: OnEpoch, asked: Callable[[], bool] = lambda
 
 def failed(task: RunTask, outcome: Outcome, message: str, trace: str = "") -> RunRecord:
     """Returns the record of a run that has no numbers."""
-    return RunRecord(**_common(task), outcome=outcome, failure=Failure(message=message, traceback=trace))
+    return RunRecord(**common(task), outcome=outcome, failure=Failure(message=message, traceback=trace))
 
 
-def _common(task: RunTask) -> dict[str, Any]:
+def common(task: RunTask) -> dict[str, Any]:
+    """Returns the fields of a record that do not depend on what came of the run."""
     citation, remarks = "", list[str]()
     with suppress(UserError):  # a method that no longer loads: its record says so by its failure
         method = load_method(task.method)
@@ -136,47 +141,6 @@ def _common(task: RunTask) -> dict[str, Any]:
         "suite": task.suite,
         "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Which image of which role: training and validation rows, and where they come from."""
-
-    train: Images
-    validation: Images
-    test: Images
-
-
-def assign(
-    train: NDArray[np.uint8],
-    validation: NDArray[np.uint8],
-    test: NDArray[np.uint8],
-    kinds: Sequence[str],
-    spec: RunSpec,
-) -> Parts:
-    """Assigns images to roles as the protocol says.
-
-    ``held_out``: the dataset's own validation images, else a tenth (at least one) of the training images,
-    drawn by the run's seed and not trained on. ``test_normals``: the normal test images.
-
-    Raises:
-        UserError: no image would be left to train or to validate on.
-    """
-    rows = np.random.default_rng(spec.seed).permutation(len(train)).tolist()
-    if PROTOCOLS[spec.protocol].validation == "test_normals":
-        normals = [i for i, kind in enumerate(kinds) if kind == NORMAL]
-        if not normals:
-            raise UserError(f"{spec.label()}: the protocol needs normal test images, there is none.")
-        held_out = Images(test, normals)
-    elif len(validation):
-        held_out = Images(validation)
-    else:
-        count = max(1, round(HELD_OUT * len(rows)))
-        if count >= len(rows):
-            raise UserError(f"{spec.label()}: {len(rows)} training image is too few, one is held out.")
-        held_out = Images(train, sorted(rows[:count]))
-        rows = rows[count:]
-    return Parts(Images(train, sorted(rows[: spec.limit_train])), held_out, Images(test))
 
 
 class _Run:
@@ -212,11 +176,13 @@ class _Run:
         self.samples = data.test
         self.files = [sample.image for sample in data.train]
         train, validation, test = (
-            load_images([sample.image for sample in part], size, resize, task.cache)
+            load_images([sample.image for sample in part], size, resize, task.cache, self.protocol.crop)
             for part in (data.train, data.validation, data.test)
         )
-        self.truth = read_truth(card, data.test, self.spec, task.data_root, task.cache)
-        self.parts = assign(train, validation, test, self.truth.kinds, self.spec)
+        kinds = [sample.kind for sample in data.test]
+        self.roles = assign(len(train), len(validation), kinds, self.spec)
+        self.truth = read_truth(card, data.test, self.spec, task.data_root, task.cache, self.roles.test)
+        self.parts = parts_of(self.roles, train, validation, test)
         self.clock["load"].stop()
 
     def record(self) -> RunRecord:
@@ -226,7 +192,8 @@ class _Run:
             self.method = self._method(Path(scratch))
             training = TrainingData(self.parts.train, self.parts.validation, self.spec.seed, self.checkpoint)
             clock["fit"].start()
-            self.method.fit(training, self._on_epoch)
+            with suppress(_StoppedError):
+                self.method.fit(training, self._on_epoch)
             clock["fit"].stop()
             peak_of_fit = self.memory.read()
             # The first batch pays for allocations; a training image keeps the test set out of it.
@@ -245,20 +212,26 @@ class _Run:
         seconds = {name: watch.seconds for name, watch in clock.items()}
         counts = {role: len(getattr(self.parts, role)) for role in ("train", "validation", "test")}
         return RunRecord(
-            **_common(task),
+            **common(task),
             outcome="ok",
             metrics=metrics,
             metrics_last=last_metrics if self.protocol.selection != "last" else None,
             selected_epoch=selected,
             resumed=self.resumed,
             epochs=self.epochs,
-            counts=counts | {kind: self.truth.kinds.count(kind) for kind in sorted(set(self.truth.kinds))},
+            counts=counts | self._kinds(),
             timings=Timings(
                 **seconds, images_per_second=len(self.parts.test) / max(seconds["predict"], 1e-9)
             ),
             peak_memory=peak,
             efficiency=efficiency,
         )
+
+    def _kinds(self) -> dict[str, int]:
+        """Test images by kind, and how many anomalous ones were trained on instead."""
+        kinds = self.truth.kinds
+        found = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+        return found | ({"moved": len(self.roles.moved)} if self.roles.moved else {})
 
     def _progress(self) -> Progress:
         """What a checkpoint keeps beside the method's own state."""
@@ -291,14 +264,15 @@ class _Run:
     def _on_epoch(self, epoch: Epoch) -> None:
         self.clock["fit"].stop()
         auroc = None
-        if self.protocol.selection == "best_test_image_auroc":
+        if self.protocol.watches_test:
             self.clock["evaluate"].start()
             with GeneratorState(self.device):
                 scores = self._score()
             value = image_metrics(scores.scores, [kind != NORMAL for kind in self.truth.kinds])["image_auroc"]
             auroc = recorded(value)
             # The first of equals counts; where the AUROC is undefined there is nothing to select by.
-            if auroc is not None and (self.best is None or auroc > self.best[0]):
+            better = auroc is not None and (self.best is None or auroc > self.best[0])
+            if auroc is not None and better and self.protocol.selection != "last":
                 self.best = (auroc, epoch.number, scores)
             self.clock["evaluate"].stop()
         losses = {name: float(loss) for name, loss in epoch.losses.items()}
@@ -310,6 +284,13 @@ class _Run:
         self.epochs.append(EpochLog(number=epoch.number, losses=losses, test_image_auroc=auroc))
         self.tell(epoch)
         self.clock["fit"].start()
+        if self.protocol.stopping != "none" and self._stale() >= PATIENCE:
+            raise _StoppedError
+
+    def _stale(self) -> int:
+        """For how many epochs the test image AUROC has not been better than before."""
+        seen = [-1.0 if e.test_image_auroc is None else e.test_image_auroc for e in self.epochs]
+        return len(seen) - 1 - seen.index(max(seen))
 
     def _score(self, clock: Stopwatch | None = None) -> _Scores:
         """Predicts every test image once; only prediction itself is on the clock."""
@@ -342,14 +323,14 @@ class _Run:
         """Measured after everything that decides the scores."""
         if not self.task.measure:
             return None
-        size, resize = self.spec.image_size, self.protocol.resize
+        size, resize, crop = self.spec.image_size, self.protocol.resize, self.protocol.crop
         trained = len(self.parts.train) * max(len(self.epochs), 1)
         return assess(
             Subject(
                 self._predict,
                 self.parts.train,
                 self.files,
-                lambda path: read_resized(path, size, resize),
+                lambda path: read_resized(path, size, resize, crop),
                 self.device,
                 self.memory,
             ),
@@ -361,6 +342,11 @@ class _Run:
             state_bytes=sum(tensor.nbytes for tensor in self.method.state_dict().values()),
         )
 
+    def _raw(self) -> dict[str, NDArray[np.float32]]:
+        with torch.no_grad():
+            batches = [self.method.raw(batch) for batch in self.parts.test.batches(BATCH)]
+        return {name: np.concatenate([b[name].float().cpu().numpy() for b in batches]) for name in batches[0]}
+
     def _metrics(self, scores: _Scores) -> Metrics:
         splits = self.task.split_categories or {}
         return evaluate(self.truth, scores.scores, scores.maps, splits, self.spec.category)
@@ -369,16 +355,19 @@ class _Run:
         record = record_path(self.task.results, self.spec, self.task.key)
         if "maps" in self.task.keep:
             save_maps(record.with_suffix(".maps.safetensors"), scores.maps, scores.scores)
-            keep_pictures(
-                pictures_path(record, self.task.identity.data, self.spec.image_size, self.protocol.resize),
-                self.samples,
-                self.spec.image_size,
-                self.protocol.resize,
-                self.task.cache,
-            )
+            size, resize, crop = self.spec.image_size, self.protocol.resize, self.protocol.crop
+            path = pictures_path(record, self.task.identity.data, size, view(resize, crop))
+            keep_pictures(path, self.samples, size, resize, self.task.cache, crop)
+        if "parts" in self.task.keep:
+            statistics = {name: t.cpu().numpy() for name, t in self.method.statistics().items()}
+            save_parts(record.with_suffix(".parts.safetensors"), self._raw(), statistics)
         if "weights" in self.task.keep:
             state = {name: t.detach().cpu().contiguous() for name, t in self.method.state_dict().items()}
             _save(record.with_suffix(".weights.safetensors"), state)
+
+
+class _StoppedError(Exception):
+    """The protocol ends a training before its last epoch."""
 
 
 @dataclass(frozen=True)

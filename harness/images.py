@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -29,11 +29,12 @@ from PIL import Image, ImageOps
 from harness.errors import UserError
 from harness.files import cache_dir as cache_dir
 from harness.files import remove, remove_leftovers, temporary_name
+from harness.protocols import CROPPED, Crop
+from harness.protocols import Resize as Resize
 
 if TYPE_CHECKING:
     from harness.dataset import CategoryData
 
-Resize = Literal["antialiased", "opencv"]
 Pixels = NDArray[np.uint8]
 T = TypeVar("T")
 R = TypeVar("R")
@@ -128,23 +129,33 @@ def read_mask(path: Path) -> Pixels:
     return np.asarray(marked.any(axis=2) if marked.ndim == 3 else marked, np.uint8)
 
 
-def read_resized(path: Path, size: int, resize: Resize) -> Pixels:
-    """Reads an image and resizes it as a protocol says: RGB ``[size, size, 3]``."""
-    image = _rgb(read_image(path), path)
+def read_resized(path: Path, size: int, resize: Resize, crop: Crop) -> Pixels:
+    """Reads an image, resized and cropped as a protocol says: RGB ``[size, size, 3]``."""
+    image, side = _rgb(read_image(path), path), _side(size, crop)
     if resize == "opencv":
-        return np.asarray(
-            cv2.resize(np.asarray(image), (size, size), interpolation=cv2.INTER_LINEAR), np.uint8
-        )
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+        whole = cv2.resize(np.asarray(image), (side, side), interpolation=cv2.INTER_LINEAR)
+        return _middle(np.asarray(whole, np.uint8), size)
+    return _middle(np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)), size)
 
 
-def _resized_masks(paths: Sequence[Path], size: int) -> Pixels:
-    united = np.zeros((size, size), np.uint8)
+def _resized_masks(paths: Sequence[Path], size: int, crop: Crop) -> Pixels:
+    side = _side(size, crop)
+    united = np.zeros((side, side), np.uint8)
     for path in paths:
         united |= np.asarray(
-            cv2.resize(read_mask(path), (size, size), interpolation=cv2.INTER_NEAREST), np.uint8
+            cv2.resize(read_mask(path), (side, side), interpolation=cv2.INTER_NEAREST), np.uint8
         )
-    return united
+    return _middle(united, size)
+
+
+def _side(size: int, crop: Crop) -> int:
+    """The side that an image comes to before its middle is cut out."""
+    return size if crop == "none" else round(size / CROPPED)
+
+
+def _middle(pixels: Pixels, size: int) -> Pixels:
+    start = (len(pixels) - size) // 2
+    return pixels[start : start + size, start : start + size]
 
 
 # Content hashes
@@ -214,26 +225,34 @@ def _with_memo(cache: Path, work: Callable[[sqlite3.Connection], R]) -> R | None
 # Decoded arrays
 
 
-def load_images(paths: Sequence[Path], size: int, resize: Resize, cache: Path) -> Pixels:
+def load_images(paths: Sequence[Path], size: int, resize: Resize, cache: Path, crop: Crop = "none") -> Pixels:
     """Returns RGB images ``[N, size, size, 3]``, read-only and mapped from the cache.
 
-    Resize ``antialiased`` is Pillow's bilinear filter, ``opencv`` is ``cv2.INTER_LINEAR``.
+    Resize ``antialiased`` is Pillow's bilinear filter, ``opencv`` is ``cv2.INTER_LINEAR``. Crop ``centre``
+    resizes to size / 0.875 and cuts out the middle.
     """
     versions = [FORMAT, PIL.__version__, *([cv2.__version__] if resize == "opencv" else [])]
-    spec = ["images", versions, resize, size, content_hashes(paths, cache)]
+    spec = ["images", versions, resize, size, content_hashes(paths, cache), *_named(crop)]
     shape = (len(paths), size, size, 3)
-    return _cached("images", spec, shape, lambda i: read_resized(paths[i], size, resize), cache)
+    return _cached("images", spec, shape, lambda i: read_resized(paths[i], size, resize, crop), cache)
 
 
-def load_masks(paths: Sequence[Sequence[Path]], size: int, cache: Path) -> Pixels:
+def load_masks(paths: Sequence[Sequence[Path]], size: int, cache: Path, crop: Crop = "none") -> Pixels:
     """Returns masks of 0 and 1 ``[N, size, size]``, read-only and mapped from the cache.
 
-    The masks of one image are resized like ``cv2.INTER_NEAREST`` and united; no mask gives zeros.
+    The masks of one image are resized like ``cv2.INTER_NEAREST`` and united; no mask gives zeros. Crop as
+    for images.
     """
     hashes = iter(content_hashes([path for group in paths for path in group], cache))
     groups = [[next(hashes) for _ in group] for group in paths]
-    spec = ["masks", [FORMAT, PIL.__version__, cv2.__version__], size, groups]
-    return _cached("masks", spec, (len(paths), size, size), lambda i: _resized_masks(paths[i], size), cache)
+    spec = ["masks", [FORMAT, PIL.__version__, cv2.__version__], size, groups, *_named(crop)]
+    shape = (len(paths), size, size)
+    return _cached("masks", spec, shape, lambda i: _resized_masks(paths[i], size, crop), cache)
+
+
+def _named(crop: Crop) -> list[str]:
+    """What tells cropped arrays apart; nothing without a crop, so that arrays made before are found."""
+    return [] if crop == "none" else [crop]
 
 
 def _cached(

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,36 @@ def load_thumbs(path: Path) -> tuple[NDArray[np.uint8], Floats] | None:
     except (OSError, SafetensorError):
         return None
     return (thumbs, scores) if thumbs.shape == (len(scores), THUMB, THUMB) else None
+
+
+def save_parts(path: Path, raw: Mapping[str, NDArray[Any]], statistics: Mapping[str, NDArray[Any]]) -> None:
+    """Writes what post-processing starts from: a method's ``raw`` of all test images, and its ``statistics``.
+
+    Raises:
+        OSError: the folder cannot be made or written; an old file stays.
+    """
+    named = {f"raw/{name}": array for name, array in raw.items()}
+    named |= {f"statistics/{name}": array for name, array in statistics.items()}
+    write_atomically(path, save({name: np.ascontiguousarray(array) for name, array in named.items()}))
+
+
+def load_parts(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """Returns what :func:`save_parts` wrote: raw maps ``[N, h, w]``, and statistics, by name.
+
+    Raises:
+        DamagedMapsError: the file is missing or cannot be read.
+    """
+    if not path.is_file():
+        raise DamagedMapsError("no parts were kept")
+    found: tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]] = ({}, {})
+    try:
+        with safe_open(path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118
+                kind, _, own = name.partition("/")
+                found[kind != "raw"][own] = file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise DamagedMapsError(f"its kept parts are damaged ({error})") from error
+    return found
 
 
 def quantise(maps: Floats) -> tuple[Codes, Floats]:

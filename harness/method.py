@@ -291,12 +291,15 @@ class Method(ABC):
         score_rule: how a map becomes an image score, for the protocol fingerprint.
         depends_on_batch: why an image's score depends on what else is in its batch, where that is so; the
             contract test reports it instead of a breach.
+        postprocessing: names of the hyper-parameters that only :meth:`postprocessor` reads. Their values can
+            be tried on kept parts (``--keep parts``), without training.
     """
 
     version: ClassVar[int]
     citation: ClassVar[Citation]
     score_rule: ClassVar[str] = "max of the map"
     depends_on_batch: ClassVar[str] = ""
+    postprocessing: ClassVar[frozenset[str]] = frozenset()
 
     Config: ClassVar[type[Hyperparameters]] = Hyperparameters
     config: Hyperparameters
@@ -349,3 +352,20 @@ class Method(ABC):
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores what :meth:`state_dict` returned."""
+
+    # Of methods with ``postprocessing``
+
+    def raw(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Returns named maps ``[B, h, w]`` of any size before post-processing, and others to look at."""
+        return {}
+
+    def statistics(self) -> Mapping[str, Tensor]:
+        """Returns what post-processing needs beside :meth:`raw`, as it is after ``fit``."""
+        return {}
+
+    @classmethod
+    def postprocessor(
+        cls, config: Any, statistics: Mapping[str, Tensor], image_size: int
+    ) -> Callable[[Mapping[str, Tensor]], Prediction]:
+        """Returns the function from what :meth:`raw` gave of a batch to what :meth:`predict` gives of it."""
+        raise NotImplementedError(f"{cls.__name__} has no post-processing of its own.")

@@ -25,7 +25,8 @@ from safetensors.numpy import save
 
 from harness.dataset import Sample
 from harness.files import write_atomically
-from harness.images import Resize, load_images, load_masks
+from harness.images import load_images, load_masks
+from harness.protocols import Crop, Resize
 
 # Longest side in pixels; a JPEG of it takes 4 to 8 kB.
 SIDE = 160
@@ -51,19 +52,21 @@ class Pictures:
     masks: tuple[bytes, ...]
 
 
-def pictures_path(record: Path, data: str, size: int, resize: str) -> Path:
+def pictures_path(record: Path, data: str, size: int, view: str) -> Path:
     """Returns where the thumbnails that belong to a record lie.
 
     Args:
         record: path of the record.
         data: fingerprint of the category's files.
         size: side of the run's images.
-        resize: how they were resized.
+        view: how they came to it, see ``harness.spec.view``.
     """
-    return record.parent.parent / f"{data}-{size}-{resize}.images.safetensors"
+    return record.parent.parent / f"{data}-{size}-{view}.images.safetensors"
 
 
-def keep_pictures(path: Path, samples: Sequence[Sample], size: int, resize: Resize, cache: Path) -> None:
+def keep_pictures(
+    path: Path, samples: Sequence[Sample], size: int, resize: Resize, cache: Path, crop: Crop = "none"
+) -> None:
     """Writes thumbnails of test images, unless an earlier run on the same images did.
 
     Args:
@@ -72,6 +75,7 @@ def keep_pictures(path: Path, samples: Sequence[Sample], size: int, resize: Resi
         size: side that images and masks come at; thumbnails are at most :data:`SIDE` wide.
         resize: how images come to that size.
         cache: the cache folder.
+        crop: whether their middle is cut out.
 
     Raises:
         OSError: the folder cannot be made or written.
@@ -80,8 +84,8 @@ def keep_pictures(path: Path, samples: Sequence[Sample], size: int, resize: Resi
     if path.is_file():
         return
     side = min(SIDE, size)
-    images = load_images([sample.image for sample in samples], size, resize, cache)
-    masks = load_masks([sample.masks for sample in samples], size, cache)
+    images = load_images([sample.image for sample in samples], size, resize, cache, crop)
+    masks = load_masks([sample.masks for sample in samples], size, cache, crop)
     photos = [_jpeg(image, side) for image in images]
     drawn = [_png(mask, side) for mask in masks]
     arrays: dict[str, NDArray[Any]] = {

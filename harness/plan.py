@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
 from harness.assets import FoundAsset, find_asset
 from harness.checkpoint import EVERY as CHECKPOINT_EVERY
-from harness.choose import Configured, check_needs, configure_methods
-from harness.dataset import Card, category_names, dataset_names, dataset_root, load_card, read_category
+from harness.choose import Configured, check_needs, configure_methods, configured_as, text
+from harness.dataset import (
+    Card,
+    CategoryData,
+    category_names,
+    dataset_names,
+    dataset_root,
+    load_card,
+    read_category,
+)
 from harness.errors import UserError, nearest
 from harness.execute import RunTask
+from harness.grid import combinations
 from harness.images import data_fingerprint
 from harness.metrics import METRICS_VERSION
 from harness.native import read_defects
-from harness.registry import source_hash
-from harness.spec import PROTOCOLS, Identity, RunRecord, RunSpec, Suite, run_keys
+from harness.registry import MethodName, source_hash
+from harness.roles import assign
+from harness.spec import PROTOCOLS, Identity, RunRecord, RunSpec, Suite, run_key, run_keys
 from harness.store import State, read_record, read_records, record_path, state_of
 from harness.weights import Weights, check_strides, find_weights
 
@@ -33,7 +44,7 @@ class Options:
         overwrite: which runs that have a record are done again: none (``never``), those that failed
             or lack what is to be kept (``failed``), also those with other metrics' versions
             (``stale``), or all (``always``).
-        keep: artefacts beside the records: ``maps``, ``weights``.
+        keep: artefacts beside the records: ``maps``, ``weights``, ``parts``.
         checkpoint_every: seconds between two checkpoints of a training at least.
         measure: seconds that measuring the efficiency of a run may take; ``None`` for the suite's own.
     """
@@ -90,6 +101,7 @@ class _Category:
     given: str
     name: str
     categories: tuple[str, ...]
+    data: CategoryData
     split_categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fingerprint: str = ""
     defects: str = ""
@@ -104,23 +116,66 @@ def make_plan(suite: Suite, options: Options) -> Plan:
     for protocol in suite.protocols:
         if protocol not in PROTOCOLS:
             raise UserError(f"There is no protocol '{protocol}'. {nearest(protocol, PROTOCOLS)}")
+        if PROTOCOLS[protocol].crop != "none" and suite.evaluate == "native":
+            raise UserError(f"Protocol '{protocol}' crops images: it cannot be evaluated at native size.")
     if not suite.seeds:
         raise UserError("No seed is given: there would be nothing to run.")
     configured = configure_methods(suite)
     for one in configured:
         check_needs(one, suite)
+    _check_parts(suite, configured, options)
     methods = [choose(one, options) for one in configured]
     tasks: list[RunTask] = []
     for category in _categories(suite, options):
-        for protocol in dict.fromkeys(suite.protocols):
+        kinds = [sample.kind for sample in category.data.test]
+        counts = len(category.data.train), len(category.data.validation)
+        for protocol, share in product(dict.fromkeys(suite.protocols), dict.fromkeys(suite.contamination)):
             for chosen in methods:
-                tasks += _tasks(suite, options, chosen, category, protocol)
+                for task in _tasks(suite, options, chosen, category, protocol, share):
+                    if share:
+                        assign(*counts, kinds, task.spec)
+                    tasks += [task, *_grid(suite, task, chosen)]
     unique = tuple({task.key: task for task in tasks}.values())
     return _plan(unique, options)
 
 
+def _check_parts(suite: Suite, configured: Sequence[Configured], options: Options) -> None:
+    """Makes sure that parts are kept of methods that have them, in the state that counts.
+
+    Raises:
+        UserError: they cannot be, or a grid varies what is not post-processing.
+    """
+    own = {one.name.short(): one.method.postprocessing for one in configured}
+    if not any(own.values()) or ("parts" not in options.keep and not suite.grid):
+        return
+    if suite.grid and "parts" not in options.keep:
+        raise UserError('The suite has a grid, which is made from kept parts: add keep = ["parts"].')
+    if chosen := [p for p in suite.protocols if PROTOCOLS[p].selection != "last"]:
+        raise UserError(
+            f"Parts are those of the last epoch, but protocol '{chosen[0]}' selects another one: use strict."
+        )
+    for method, grid in suite.grid.items():
+        if stray := sorted(set(grid) - own.get(method, frozenset(grid))):
+            raise UserError(
+                f"The grid varies {method}.{stray[0]}, which needs a training: there is post-processing "
+                f"by {', '.join(sorted(own[method])) or 'nothing'}."
+            )
+
+
+def _grid(suite: Suite, task: RunTask, chosen: Chosen) -> Iterator[RunTask]:
+    """Yields a task for every point of the suite's grid, made from the kept parts of one that is trained."""
+    one = chosen.configured
+    for values in combinations(suite, one.name.short()):
+        given = MethodName(one.name.base, {**one.name.params, **{k: text(v) for k, v in values.items()}})
+        point = configured_as(given, suite)
+        spec = task.spec.model_copy(update={"method": point.label, "params": point.params})
+        identity = task.identity.model_copy(update={"config": point.config.model_dump(mode="json")})
+        key = run_key(spec, identity)
+        yield replace(task, spec=spec, identity=identity, key=key, keep=frozenset(), made_from=task)
+
+
 def _tasks(
-    suite: Suite, options: Options, chosen: Chosen, category: _Category, protocol: str
+    suite: Suite, options: Options, chosen: Chosen, category: _Category, protocol: str, contamination: float
 ) -> Iterator[RunTask]:
     """Yields the runs that differ by nothing but their seed."""
     method = chosen.configured
@@ -132,6 +187,7 @@ def _tasks(
         params=method.params,
         seed=first,
         protocol=protocol,
+        contamination=contamination,
         image_size=suite.image_size,
         limit_train=options.limit_train,
         backbone_weights=options.backbone_weights,
@@ -163,7 +219,7 @@ def _tasks(
             device=options.devices[0],
             weights=chosen.weights,
             assets=folders,
-            keep=options.keep,
+            keep=options.keep if method.method.postprocessing else options.keep - {"parts"},
             checkpoint_every=options.checkpoint_every,
             measure=suite.measure if options.measure is None else options.measure,
             suite=suite.about,
@@ -207,6 +263,7 @@ def _categories(suite: Suite, options: Options) -> list[_Category]:
                     given=str(Path(name).expanduser().resolve()) if name.endswith(".toml") else name,
                     name=category,
                     categories=tuple(names),
+                    data=data,
                     split_categories=_split_categories(card, names),
                     fingerprint=data_fingerprint(data, options.cache),
                     defects=table.sha256 if table else "",
@@ -240,15 +297,15 @@ def _plan(tasks: tuple[RunTask, ...], options: Options) -> Plan:
         record = read_record(path)
         if isinstance(record, str):
             damaged.append((path, record))
-        elif _keep(record, options):
+        elif _keep(record, task.keep, options):
             done.add(task.key)
     return Plan(tasks, frozenset(done), tuple(damaged), planned_on)
 
 
-def _keep(record: RunRecord, options: Options) -> bool:
+def _keep(record: RunRecord, keep: frozenset[str], options: Options) -> bool:
     missing = [
         what
-        for what in options.keep
+        for what in keep
         if not record_path(options.results, record.spec, record.key)
         .with_suffix(f".{what}.safetensors")
         .exists()
@@ -273,8 +330,10 @@ def expected_time(plan: Plan, results: Path, workers: int) -> str:
         results: folder of the earlier records.
         workers: how many runs are executed at a time.
     """
-    if not plan.todo:
-        return "Nothing to do."
+    # What is made from kept parts takes next to no time.
+    todo = [task for task in plan.todo if task.made_from is None]
+    if not todo:
+        return "Nothing to train." if plan.todo else "Nothing to do."
     if not results.is_dir():
         return "No earlier records to predict the time from."
     earlier: dict[str, list[tuple[float, int]]] = {}
@@ -284,12 +343,12 @@ def expected_time(plan: Plan, results: Path, workers: int) -> str:
             seconds = spent.load + spent.fit + spent.predict + spent.evaluate
             memory = record.peak_memory.get("device", record.peak_memory.get("host", 0))
             earlier.setdefault(record.spec.method, []).append((seconds, memory))
-    known = [earlier[task.spec.method] for task in plan.todo if task.spec.method in earlier]
+    known = [earlier[task.spec.method] for task in todo if task.spec.method in earlier]
     if not known:
         return "No earlier records of these methods to predict the time from."
     total = sum(sum(seconds for seconds, _ in runs) / len(runs) for runs in known)
     memory = max(peak for runs in known for _, peak in runs)
-    unknown = len(plan.todo) - len(known)
+    unknown = len(todo) - len(known)
     rest = f"; {unknown} more runs of methods without records" if unknown else ""
     minutes = f"about {total / 60 / workers:.0f} min for {len(known)} runs, {memory / 1e9:.1f} GB at most"
     return f"By earlier records: {minutes}{rest}."

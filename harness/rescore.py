@@ -14,6 +14,7 @@ from harness.evaluate import Metrics, Truth, evaluate, read_truth
 from harness.images import data_fingerprint
 from harness.maps import DamagedMapsError, load_maps
 from harness.metrics import METRICS_VERSION
+from harness.roles import remaining
 from harness.spec import PROTOCOLS, Evaluate, RunRecord, RunSpec
 from harness.store import prepare, read_record, record_files, replace_record
 
@@ -71,10 +72,19 @@ def rescore(
         return card, data, data_fingerprint(data, cache)
 
     @lru_cache(maxsize=1)
-    def truth(dataset: str, category: str, size: int, where: Evaluate) -> Truth:
+    def truth(dataset: str, category: str, protocol: str, size: int, where: Evaluate, *moved: int) -> Truth:
         card, data, _ = on_disk(dataset, category)
-        spec = RunSpec(dataset=dataset, category=category, method="", seed=0, image_size=size, evaluate=where)
-        return read_truth(card, data.test, spec, data_root, cache)
+        spec = RunSpec(
+            dataset=dataset,
+            category=category,
+            method="",
+            seed=0,
+            protocol=protocol,
+            image_size=size,
+            evaluate=where,
+        )
+        rows = remaining([sample.kind for sample in data.test], *moved)
+        return read_truth(card, data.test, spec, data_root, cache, rows)
 
     for path in paths:
         old = read_record(path)
@@ -88,7 +98,12 @@ def rescore(
             spec = old.spec
             if old.identity.data != on_disk(spec.dataset, spec.category)[2]:
                 raise _RefusedError("its category's files on disk are not those that it was made from")
-            found = truth(spec.dataset, spec.category, spec.image_size, spec.evaluate)
+            if spec.protocol not in PROTOCOLS:
+                raise _RefusedError(f"its protocol '{spec.protocol}' is unknown")
+            # Where nothing was moved the seed does not count, and runs share what is read.
+            moved = old.counts.get("moved", 0)
+            out = (moved, spec.seed if moved else 0)
+            found = truth(spec.dataset, spec.category, spec.protocol, spec.image_size, spec.evaluate, *out)
             metrics = _metrics(old, path.with_suffix(".maps.safetensors"), found)
         except (_RefusedError, DamagedMapsError, UserError) as error:
             yield Rescored(old.spec.label(), old, refused=str(error).rstrip("."))

@@ -18,6 +18,7 @@ from harness.dataset import dataset_root, load_card, read_category
 from harness.errors import UserError
 from harness.execute import RunTask
 from harness.executors.local import run_all
+from harness.grid import make_record
 from harness.images import load_images, load_masks
 from harness.native import Native, read_defects
 from harness.plan import Plan
@@ -52,7 +53,8 @@ def run_plan(
     sweep(results)
     decode(plan, console, quiet)
     records: list[RunRecord] = []
-    claims = Claims(plan.todo, plan.planned_on)
+    trained = [task for task in plan.todo if task.made_from is None]
+    claims = Claims(trained, plan.planned_on)
     with (
         closing(claims),
         _watched(results) as check_folder,
@@ -77,6 +79,12 @@ def run_plan(
             display.finished(record)
             check_folder()
         take_over()
+        for task in plan.todo:
+            if task.made_from is not None:
+                record = make_record(task)
+                write_record(results, record)
+                records.append(record)
+                display.finished(record)
     return records
 
 
@@ -110,8 +118,9 @@ def decode(plan: Plan, console: Console, quiet: bool) -> None:
     needed: dict[tuple[str | int, ...], RunTask] = {}
     for task in plan.todo:
         spec = task.spec
-        resize = PROTOCOLS[spec.protocol].resize
-        needed[(task.card, spec.category, spec.image_size, resize, spec.evaluate)] = task
+        protocol = PROTOCOLS[spec.protocol]
+        view = (protocol.resize, protocol.crop)
+        needed[(task.card, spec.category, spec.image_size, *view, spec.evaluate)] = task
     for folder in {task.results for task in plan.todo}:
         free = shutil.disk_usage(folder).free
         if free < _SPARE:
@@ -127,14 +136,14 @@ def decode(plan: Plan, console: Console, quiet: bool) -> None:
 
 def decode_one(task: RunTask) -> None:
     """Decodes the images and masks of one run."""
-    size, resize = task.spec.image_size, PROTOCOLS[task.spec.protocol].resize
+    size, protocol = task.spec.image_size, PROTOCOLS[task.spec.protocol]
     card, category = load_card(task.card), task.spec.category
     data = read_category(card, category, task.data_root, task.cache)
     for part in (data.train, data.validation, data.test):
-        load_images([sample.image for sample in part], size, resize, task.cache)
+        load_images([sample.image for sample in part], size, protocol.resize, task.cache, protocol.crop)
     if task.spec.evaluate == "native":
         Native(
             data.test, read_defects(card, category, dataset_root(card, task.data_root, task.cache))
         ).check()
     else:
-        load_masks([sample.masks for sample in data.test], size, task.cache)
+        load_masks([sample.masks for sample in data.test], size, task.cache, protocol.crop)

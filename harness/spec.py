@@ -17,6 +17,8 @@ from pydantic import Field
 
 from harness.efficiency import Efficiency
 from harness.frozen import Frozen as Frozen
+from harness.protocols import PROTOCOLS as PROTOCOLS
+from harness.protocols import Protocol as Protocol
 
 SCHEMA_VERSION = 1
 # The split of a record that holds the mean over the kinds of anomalies.
@@ -26,58 +28,7 @@ Outcome = Literal["ok", "failed", "out_of_memory", "timeout"]
 Scalar = bool | int | float | str | None
 Value = Scalar | list[Scalar]
 Evaluate = Literal["input", "native"]
-
-
-class Protocol(Frozen):
-    """A named way of evaluating; leaderboards never mix two of them.
-
-    Attributes:
-        name: what users type.
-        resize: ``antialiased`` (Pillow bilinear with support scaled to the reduction) or ``opencv``
-            (bilinear without antialiasing, as the published ULSAD numbers).
-        crop: always ``none`` so far; named because others crop.
-        mask_resize: how masks come to the evaluation resolution.
-        validation: where normal validation images come from: ``held_out`` is the dataset's own
-            validation split or else a seeded tenth of the training images; ``test_normals`` are the
-            normal test images.
-        selection: which epoch counts: ``last``, or ``best_test_image_auroc`` (selects on test data).
-        about: one sentence for people.
-    """
-
-    name: str
-    resize: Literal["antialiased", "opencv"]
-    crop: Literal["none"] = "none"
-    mask_resize: Literal["nearest"] = "nearest"
-    validation: Literal["held_out", "test_normals"]
-    selection: Literal["last", "best_test_image_auroc"]
-    about: str
-
-    @property
-    def uses_test_data(self) -> bool:
-        """Whether test images influence what is reported, beyond being scored."""
-        return self.selection != "last" or self.validation == "test_normals"
-
-
-PROTOCOLS: Mapping[str, Protocol] = {
-    p.name: p
-    for p in (
-        Protocol(
-            name="strict",
-            resize="antialiased",
-            validation="held_out",
-            selection="last",
-            about="The test set is touched once, after training; the last epoch counts.",
-        ),
-        Protocol(
-            name="paper",
-            resize="opencv",
-            validation="test_normals",
-            selection="best_test_image_auroc",
-            about="What the published code of ULSAD does: the test set is also the validation set, and the "
-            "epoch with the best test image AUROC counts.",
-        ),
-    )
-}
+Keep = Literal["maps", "weights", "parts"]
 
 
 class RunSpec(Frozen):
@@ -94,6 +45,8 @@ class RunSpec(Frozen):
         limit_train: at most this many training images; ``None`` for all.
         backbone_weights: ``pretrained``, or ``none`` for random weights.
         evaluate: where pixel metrics are computed: at the size of the ``input``, or of the ``native`` masks.
+        contamination: share of anomalous images among the training images; they are moved there from the
+            test set, drawn by the seed.
     """
 
     dataset: str
@@ -106,11 +59,13 @@ class RunSpec(Frozen):
     limit_train: int | None = Field(default=None, ge=1)
     backbone_weights: Literal["pretrained", "none"] = "pretrained"
     evaluate: Evaluate = "input"
+    contamination: float = Field(default=0.0, ge=0, lt=0.5)
 
     def label(self) -> str:
         """A short name for people: ``mpdd/metal_plate · ulsad · seed 0 · strict``."""
-        native = " · native" if self.evaluate == "native" else ""
-        return f"{self.dataset}/{self.category} · {self.method} · seed {self.seed} · {self.protocol}{native}"
+        rest = " · native" if self.evaluate == "native" else ""
+        rest += f" · {100 * self.contamination:g} % anomalous" if self.contamination else ""
+        return f"{self.dataset}/{self.category} · {self.method} · seed {self.seed} · {self.protocol}{rest}"
 
 
 class Identity(Frozen):
@@ -136,6 +91,11 @@ class Identity(Frozen):
     defects: str = ""
 
 
+# Fields that came later are left out at their defaults, so that earlier keys and fingerprints stay.
+_LATER = {"evaluate": "input", "contamination": 0.0}
+_LATER_SHARED = {"stopping": "none", "contamination": 0.0}
+
+
 def run_key(spec: RunSpec, identity: Identity) -> str:
     """Returns the name of a run's record: 16 hexadecimal digits over everything that decides its numbers."""
     return run_keys([spec], identity)[0]
@@ -143,11 +103,11 @@ def run_key(spec: RunSpec, identity: Identity) -> str:
 
 def run_keys(specs: Iterable[RunSpec], identity: Identity) -> list[str]:
     """Returns :func:`run_key` of several runs of one identity, whose text is made once."""
-    # Fields that came later are left out at their defaults, so that earlier records keep their names.
     found = _canonical(identity.model_dump(mode="json", exclude=None if identity.defects else {"defects"}))
     keys = []
     for spec in specs:
-        setup = spec.model_dump(mode="json", exclude={"evaluate"} if spec.evaluate == "input" else None)
+        plain = {name for name, value in _LATER.items() if getattr(spec, name) == value}
+        setup = spec.model_dump(mode="json", exclude=plain)
         keys.append(_short(f'{{"identity":{found},"spec":{_canonical(setup)}}}'))
     return keys
 
@@ -174,10 +134,18 @@ class Fingerprint(Frozen):
     training_images: str
     metrics_version: int
     backbone_weights: str = "pretrained"
+    stopping: str = "none"
+    contamination: float = 0.0
+
+    @property
+    def view(self) -> str:
+        """How images come to their size, as a part of file names."""
+        return view(self.resize, self.crop)
 
     def shared(self) -> dict[str, Any]:
         """Returns what all methods of one ranking must share, as JSON values."""
-        return self.model_dump(mode="json", exclude={"weights", "score_rule"})
+        plain = {name for name, value in _LATER_SHARED.items() if getattr(self, name) == value}
+        return self.model_dump(mode="json", exclude={"weights", "score_rule", *plain})
 
     def short(self) -> str:
         """Returns ``strict-256-1a2b3c4d``: protocol, image size and a digest of what methods must share."""
@@ -202,7 +170,14 @@ def fingerprint(spec: RunSpec, identity: Identity, metrics_version: int) -> Fing
         training_images="all" if spec.limit_train is None else f"at most {spec.limit_train}",
         metrics_version=metrics_version,
         backbone_weights=spec.backbone_weights,
+        stopping=protocol.stopping,
+        contamination=spec.contamination,
     )
+
+
+def view(resize: str, crop: str) -> str:
+    """Returns in a word how images come to their size: ``opencv``, ``antialiased-centre``."""
+    return resize if crop == "none" else f"{resize}-{crop}"
 
 
 class EpochLog(Frozen):
@@ -255,7 +230,8 @@ class RunRecord(Frozen):
             last process alone.
         categories: every category of the dataset, so that a table knows when a mean is complete.
         split_categories: for each anomaly kind, the categories that have it, where not all have.
-        counts: images used: ``train``, ``validation``, ``test`` and test images by kind.
+        counts: images used: ``train``, ``validation``, ``test`` and test images by kind; ``moved`` of the
+            training images are anomalous ones from the test set.
         peak_memory: bytes: ``host`` above the idle worker, ``device`` as the allocator saw it.
         efficiency: speed, memory and size as docs/efficiency.md defines them, measured after the scores.
         environment: hardware, versions, git commit.
@@ -264,6 +240,8 @@ class RunRecord(Frozen):
         finished: UTC time, ISO 8601.
         rescored: when ``metrics`` were last computed again from kept maps, empty if never.
         checksum: over everything else, as it was written; empty in records from before there was one.
+        made_from: key of the run whose kept parts this record was made from, without a training of its own;
+            empty for a run.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -291,6 +269,7 @@ class RunRecord(Frozen):
     finished: str = ""
     rescored: str = ""
     checksum: str = ""
+    made_from: str = ""
 
 
 class Suite(Frozen):
@@ -307,9 +286,12 @@ class Suite(Frozen):
         image_size: side of the images.
         backbone: backbone for every method that has one; empty for each method's own.
         evaluate: see :class:`RunSpec`.
-        keep: artefacts to leave beside the records: ``maps``, ``weights``.
+        keep: artefacts to leave beside the records: ``maps``, ``weights``, ``parts``.
         measure: seconds that measuring the efficiency of a run may take, 0 for no measuring.
         set: ``{method: {parameter: value}}``.
+        contamination: shares of anomalous images among the training images.
+        grid: ``{method: {parameter: [values]}}`` of post-processing: every combination gets a record from the
+            kept parts of one run; nothing more is trained.
     """
 
     title: str
@@ -322,9 +304,11 @@ class Suite(Frozen):
     image_size: int = 256
     backbone: str = ""
     evaluate: Evaluate = "input"
-    keep: list[Literal["maps", "weights"]] = Field(default_factory=list)
+    keep: list[Keep] = Field(default_factory=list)
     measure: float = Field(default=5.0, ge=0)
     set: dict[str, dict[str, Value]] = Field(default_factory=dict)
+    contamination: list[Annotated[float, Field(ge=0, lt=0.5)]] = Field(default_factory=lambda: [0.0])
+    grid: dict[str, dict[str, list[Scalar]]] = Field(default_factory=dict)
 
 
 def checksum(content: Mapping[str, Any]) -> str:

@@ -36,11 +36,13 @@ from harness.method import (
     TrainingData,
     shuffled,
 )
-from methods.blur import blur, gaussian_kernel
+from methods.blur import gaussian_kernel
+from methods.branches import attend, attention, combine, distance, quantiles, upsample
 from methods.features import FrozenFeatures
-from methods.ulsad_networks import FeatureReconstructionNetwork, GlobalAutoencoder, upsample
+from methods.ulsad_networks import FeatureReconstructionNetwork, GlobalAutoencoder
 
 STRIDES = (8, 16)
+BRANCHES = ("local", "global")
 
 
 class ULSADConfig(Hyperparameters):
@@ -95,35 +97,11 @@ class ULSADConfig(Hyperparameters):
         return self
 
 
-def distance(a: Tensor, b: Tensor, weight: float) -> Tensor:
-    """l_v + λ l_d per position: ``[B, c, ...]`` twice → ``[B, ...]``, at least 0.
-
-    l_v(a, b) = ‖a − b‖² is divided by the number of channels, as in the code; l_d(a, b) = 1 − cos(a, b).
-    """
-    l_v = (a - b).square().mean(dim=1)
-    if weight == 0:
-        return l_v
-    return l_v + weight * (1 - F.cosine_similarity(a, b, dim=1))
-
-
-def attend(queries: Tensor, Z: Tensor) -> Tensor:
-    """Attention over true features, eq. 3 (queries Z) and 4 (queries Ẑ); the softmax runs over the keys.
-
-    Args:
-        queries: ``[B, c*, k*]``.
-        Z: keys and values, ``[B, c*, k*]``.
-
-    Returns:
-        ``[B, c*, k*]``: for each query, the average of Z's columns weighted by softmax(ZᵀẐ / √c*).
-    """
-    keys = Z.transpose(1, 2)
-    return F.scaled_dot_product_attention(queries.transpose(1, 2), keys, keys).transpose(1, 2)
-
-
 class ULSAD(Method):
     """ULSAD (Patra and Ben Taieb, TMLR 2024)."""
 
     version = 2
+    postprocessing = frozenset({"alpha", "beta", "blur"})
     Config = ULSADConfig
     config: ULSADConfig
     citation = Citation(
@@ -159,6 +137,7 @@ class ULSAD(Method):
         self.std = torch.ones(self.c, device=device)
         # Rows: local, global; columns: q_α, q_β. Raw maps are averaged until they are known.
         self.q: Tensor | None = None
+        self._statistics: dict[str, Tensor] = {}
         self._kernel = gaussian_kernel(config.blur).to(device) if config.blur else None
 
     # Features
@@ -282,19 +261,16 @@ class ULSAD(Method):
     @torch.no_grad()
     def _learn_quantiles(self, images: Images, generator: torch.Generator) -> None:
         """q_α and q_β of each branch over the pixels of the normal validation maps."""
-        batches = [torch.stack(self.raw_maps(batch)) for batch in images.batches(16)]
-        pixels = torch.cat(batches, dim=1).flatten(1)
-        if pixels.shape[1] > self.config.q_samples:
-            chosen = torch.randint(pixels.shape[1], (self.config.q_samples,), generator=generator)
-            pixels = pixels[:, chosen.to(pixels.device)]
-        at = torch.tensor([self.config.alpha, self.config.beta], device=pixels.device)
-        self.q = torch.stack([torch.quantile(branch, at) for branch in pixels])
+        maps = torch.cat([torch.stack(self.raw_maps(batch)) for batch in images.batches(16)], dim=1)
+        self._statistics = {"validation": maps, "generator": generator.get_state()}
+        at = (self.config.alpha, self.config.beta)
+        self.q = quantiles(maps, at, self.setup.image_size, self.config.q_samples, generator)
 
     # Scoring
 
     @torch.no_grad()
     def raw_maps(self, images: Tensor) -> list[Tensor]:
-        """M^l (eq. 7) and, with the global branch, M^g (eq. 8), upsampled to ``[B, S, S]`` each."""
+        """M^l (eq. 7) and, with the global branch, M^g (eq. 8), ``[B, h*, w*]`` each."""
         self.modules().eval()
         U = self.standardise(self.features(images))
         local, through_global = self.reconstruct(U)
@@ -303,20 +279,37 @@ class ULSAD(Method):
             with self._arithmetic():
                 U_hat = self.autoencoder(self.normalise(images)).float()
             maps.append(distance(through_global, U_hat, self.config.lambda_g))  # eq. 8
-        return [upsample(m[:, None], self.setup.image_size)[:, 0] for m in maps]
+        return maps
 
     def predict(self, images: Tensor) -> Prediction:
         """M = (t(M^l) + t(M^g)) / 2 after blurring each; the score is its maximum."""
-        maps = self.raw_maps(images)
-        if self.q is not None:
-            # t(M) = 0.1 (M − q_α) / (q_β − q_α); the paper's parentheses are misprinted.
-            spread = (self.q[:, 1] - self.q[:, 0]).clamp_min(1e-12)
-            maps = [0.1 * (m - low) / width for m, low, width in zip(maps, self.q[:, 0], spread, strict=True)]
-        if self._kernel is not None:
-            maps = [blur(m, self._kernel) for m in maps]
-        combined = torch.stack(maps).mean(dim=0)
-        parts = dict(zip(("local", "global"), maps, strict=False))
-        return Prediction(score=combined.amax(dim=(1, 2)), map=combined, parts=parts)
+        return combine(self.raw_maps(images), self.q, self._kernel, self.setup.image_size)
+
+    @torch.no_grad()
+    def raw(self, images: Tensor) -> dict[str, Tensor]:
+        """M^l, M^g, and the attention that each position gets in A (eq. 3) and in Â (eq. 4), a mean."""
+        maps = dict(zip(BRANCHES, self.raw_maps(images), strict=False))
+        if self.autoencoder is not None:
+            U, U_hat = self.standardise(self.features(images)), self.autoencoder(self.normalise(images))
+            maps |= {"attention": attention(U, U), "attention_global": attention(U_hat, U)}
+        return maps
+
+    def statistics(self) -> dict[str, Tensor]:
+        """The normal validation maps, and the generator that draws from their pixels."""
+        return self._statistics
+
+    @classmethod
+    def postprocessor(
+        cls, config: ULSADConfig, statistics: Mapping[str, Tensor], image_size: int
+    ) -> Callable[[Mapping[str, Tensor]], Prediction]:
+        """Quantiles, blur and mean of the branches, by other values of ``postprocessing``."""
+        q, generator = None, torch.Generator()
+        if config.quantiles:
+            generator.set_state(statistics["generator"])
+            at = (config.alpha, config.beta)
+            q = quantiles(statistics["validation"], at, image_size, config.q_samples, generator)
+        kernel = gaussian_kernel(config.blur) if config.blur else None
+        return lambda raw: combine([raw[b] for b in BRANCHES if b in raw], q, kernel, image_size)
 
     # State
 

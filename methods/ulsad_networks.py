@@ -1,11 +1,12 @@
-"""The two networks that ULSAD trains, and the upsampling they share."""
+"""The two networks that ULSAD trains."""
 
 from __future__ import annotations
 
 import itertools
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from methods.branches import upsample
 
 
 class FeatureReconstructionNetwork(nn.Module):
@@ -83,8 +84,3 @@ class GlobalAutoencoder(nn.Module):
         for size, block in zip(self.sizes, self.decoder, strict=True):
             y = block(upsample(y, size))
         return self.head(upsample(y, self.out_size))  # type: ignore[no-any-return]
-
-
-def upsample(x: Tensor, size: int) -> Tensor:
-    """Bilinear interpolation of ``[B, C, h, w]`` to ``[B, C, size, size]``."""
-    return F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)

@@ -120,6 +120,12 @@ def _reasons(ranking: Ranking, records: list[RunRecord], cell: Cell, paper: bool
         found.append("pixel metrics at the masks' own size")
     if f.backbone_weights != "pretrained":
         found.append("random weights")
+    if f.crop != "none":
+        found.append(f"{f.crop} crop")
+    if f.stopping != "none":
+        found.append("training stops early")
+    if f.contamination:
+        found.append(f"{100 * f.contamination:g} % anomalous training images")
     if f.training_images != "all":
         found.append(f"{f.training_images} training images")
     if cell.have != cell.want:

@@ -211,8 +211,10 @@ class Ranking:
         found = []
         if any(record.environment.get("simulated") for record in self.records.values()):
             found.append("simulated")
-        if PROTOCOLS[self.fingerprint.protocol].uses_test_data:
-            found.append("selects on test data")
+        if badge := PROTOCOLS[self.fingerprint.protocol].badge:
+            found.append(badge)
+        if share := self.fingerprint.contamination:
+            found.append(f"{100 * share:g} % anomalous training images")
         if any("random" in record.fingerprint.weights.values() for record in self.records.values()):
             found.append("random weights")
         if self.fingerprint.training_images != "all":

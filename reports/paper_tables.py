@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ from harness.errors import UserError, nearest
 from reports import tex
 from reports.latex import told
 from reports.leaderboard import METRICS, Cell, Leaderboard
-from reports.names import cell, visible
+from reports.names import cell
 from reports.published import PAPER, Published
+from reports.sheet import page
+from reports.suite_tables import SHEETS, sheet
 
 _HEAD = ("numbers", "dataset", "anomalies", "metric", "category")
 _OTHERS = {"throughput": "Throughput (img/s)", "gpu_memory": "GPU memory (GB)"}
@@ -44,17 +45,20 @@ class PaperTable:
 
 
 def chosen(text: str, numbers: Sequence[Published]) -> list[str]:
-    """Returns the names that ``paper`` (every table) or ``table-1,table-7`` ask for.
+    """Returns the names that ``paper`` (every table) or ``table-1,leak`` ask for.
 
     Raises:
         UserError: there is no such table.
     """
-    known = [f"table-{n}" for n in sorted({int(n.table) for n in numbers if n.source == PAPER})]
+    printed = {int(n.table) for n in numbers if n.source == PAPER}
+    measured = {int(name.removeprefix("table-")) for name in SHEETS if name.startswith("table-")}
+    paper = [f"table-{n}" for n in sorted(printed | measured)]
+    known = list(dict.fromkeys([*paper, *SHEETS]))
     found: list[str] = []
     for name in (part.strip() for part in text.split(",")):
         if name != "paper" and name not in known:
             raise UserError(f"There is no table '{name}'. {nearest(name, [*known, 'paper'])}")
-        found += known if name == "paper" else [name]
+        found += paper if name == "paper" else [name]
     return list(dict.fromkeys(found))
 
 
@@ -128,38 +132,44 @@ def to_latex(table: PaperTable, style: str = "tmlr") -> str:
 
 def to_html(table: PaperTable) -> str:
     """The table as a page of its own."""
-    tags = {0: "{}", 1: "<b>{}</b>", 2: "<u>{}</u>"}
-    head = "".join(f"<th>{html.escape(visible(c))}</th>" for c in (*_HEAD, *table.methods))
-    rows = "\n".join(
-        "<tr>"
-        + "".join(f"<th>{html.escape(visible(h))}</th>" for h in row.head)
-        + "".join(
-            f"<td>{tags[p].format(html.escape(t))}</td>" for t, p in zip(row.texts, row.places, strict=True)
-        )
-        + "</tr>"
-        for row in table.rows
-    )
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{table.name}</title></head>\n'
-        f"<body><table><caption>{html.escape(_title(table))}</caption>\n<thead><tr>{head}</tr></thead>\n"
-        f"<tbody>\n{rows}\n</tbody></table>\n</body></html>\n"
-    )
+    rows = [(row.head, row.texts, row.places) for row in table.rows]
+    return page(table.name, _title(table), (*_HEAD, *table.methods), rows)
 
 
 def files(
-    names: Sequence[str], numbers: Sequence[Published], board: Leaderboard | None, style: str = "tmlr"
+    wanted: str, numbers: Sequence[Published], board: Leaderboard, style: str = "tmlr"
 ) -> dict[str, str]:
-    """Returns the files of the tables by name, and ``all.tex``, which shows them all."""
+    """Returns the files of the tables by name, and ``all.tex``, which shows them all.
+
+    Args:
+        wanted: e.g. ``paper`` or ``table-1,leak``; of the paper those without numbers are left out.
+        numbers: published ones.
+        board: the measured numbers.
+        style: of LaTeX.
+
+    Raises:
+        UserError: there is no such table, or no numbers for one that is named.
+    """
+    names = chosen(wanted, numbers)
+    named = [name.strip() for name in wanted.split(",")]
     made: dict[str, str] = {}
     for name in names:
+        if name in SHEETS:
+            found = sheet(name, board)
+            if found is None and name in named:
+                raise UserError(
+                    f"There are no records for {name}: run `bench run --suite {SHEETS[name].suite}` first."
+                )
+            made |= found.files(style) if found else {}
+            continue
         table = build_table(name, numbers, board)
         made |= {
             f"{name}.tex": to_latex(table, style),
             f"{name}.csv": to_csv(table),
             f"{name}.html": to_html(table),
         }
-    if names:
-        made["all.tex"] = tex.document(style, list(names))
+    if shown := [name for name in names if f"{name}.tex" in made]:
+        made["all.tex"] = tex.document(style, shown)
     return made
 
 

@@ -2,58 +2,66 @@
 
 Of every ranking: speed against accuracy, average ranks with the critical difference, test image AUROC over
 the epochs (where a protocol looks at it), and maps of all methods on the same images (as the ULSAD paper's
-Figure 9); and the selection gap of all.
+Figure 9); the selection gap of all; and what suites are for, see :mod:`reports.suite_plots`.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
-from harness.errors import UserError
+from harness.errors import UserError, nearest
 from harness.files import write_atomically
 from harness.spec import slug
 from harness.store import read_record, record_path
+from reports.drawing import COLOURS, RC, axes_of, photos, picture_rows, short, typical
 from reports.figures import groups
 from reports.leaderboard import METRICS, Leaderboard, Ranking
 from reports.names import visible
 from reports.page.charts import pareto
-from reports.page.gallery import choices, kept_maps, places_of
+from reports.page.gallery import kept_maps
 from reports.page.sections import identifier
 from reports.page.verdict import costs_of, speed_points
 from reports.statistics import rank_tests
+from reports.suite_plots import suite_figures
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 KINDS = ("pdf", "svg", "png")
-# Okabe and Ito's colours, told apart by the colour-blind too; shapes and dashes repeat what they say.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", "--", "-.", ":")
-_RC: Any = {
-    "font.size": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "pdf.fonttype": 42,
-    "svg.hashsalt": "ulsad-bench",
-    "savefig.bbox": "tight",
-    "text.parse_math": False,
-}
+# What can be asked for by name. Figures of the paper are drawn from the records of their suites.
+FIGURES = (
+    *("figure-5", "figure-6", "figure-7", "figure-8", "figure-9", "contamination"),
+    *("speed", "ranks", "epochs", "selection-gap"),
+)
 
 
-def write_figures(board: Leaderboard, results: Path, folder: Path) -> int:
-    """Writes every figure that the records allow; returns how many.
+def chosen_figures(text: str) -> frozenset[str]:
+    """Returns the figures that ``all`` or ``figure-7,contamination`` ask for.
+
+    Raises:
+        UserError: there is no such figure.
+    """
+    names = [part.strip() for part in text.split(",")]
+    for name in names:
+        if name not in ("all", *FIGURES):
+            raise UserError(f"There is no figure '{name}'. {nearest(name, ['all', *FIGURES])}")
+    return frozenset(FIGURES if "all" in names else names)
+
+
+def write_figures(board: Leaderboard, results: Path, folder: Path, wanted: Collection[str] = FIGURES) -> int:
+    """Writes every figure that is wanted and that the records allow; returns how many.
 
     Args:
         board: the measured numbers.
         results: folder of the records.
         folder: where to; files of the same names are replaced.
+        wanted: of :data:`FIGURES`.
 
     Raises:
         UserError: matplotlib is not installed, or the folder cannot be written.
@@ -63,8 +71,8 @@ def write_figures(board: Leaderboard, results: Path, folder: Path) -> int:
     except ImportError as error:
         raise UserError('Figures need matplotlib: pip install "ulsad-bench[figures]".') from error
     count = 0
-    with matplotlib.rc_context(_RC):
-        for name, figure in _figures(board, results):
+    with matplotlib.rc_context(RC):
+        for name, figure in _figures(board, results, wanted):
             count += 1
             for kind in KINDS:
                 buffer = io.BytesIO()
@@ -79,28 +87,22 @@ def write_figures(board: Leaderboard, results: Path, folder: Path) -> int:
     return count
 
 
-def _figures(board: Leaderboard, results: Path) -> Iterator[tuple[str, Figure]]:
+def _figures(board: Leaderboard, results: Path, wanted: Collection[str]) -> Iterator[tuple[str, Figure]]:
     for ranking in board.rankings:
         name = identifier(ranking)
-        if figure := _speed(ranking):
+        if "speed" in wanted and (figure := _speed(ranking)):
             yield f"{name}-speed", figure
-        for metric in ("image_auroc", "pixel_auroc", "aupro"):
+        for metric in ("image_auroc", "pixel_auroc", "aupro") if "ranks" in wanted else ():
             if figure := _ranks(ranking, metric):
                 yield f"{name}-ranks-{metric}", figure
         for category in ranking.categories:
-            if figure := _epochs(ranking, category, results):
+            if "epochs" in wanted and (figure := _epochs(ranking, category, results)):
                 yield f"{name}-{slug(category)}-epochs", figure
-            if figure := _maps(ranking, category, results):
+            if "figure-9" in wanted and (figure := _maps(ranking, category, results)):
                 yield f"{name}-{slug(category)}-maps", figure
-    if figure := _gap(board):
+    if "selection-gap" in wanted and (figure := _gap(board)):
         yield "selection-gap", figure
-
-
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height))
-    return figure, figure.add_subplot()
+    yield from suite_figures(board, results, wanted)
 
 
 def _speed(ranking: Ranking) -> Figure | None:
@@ -110,16 +112,16 @@ def _speed(ranking: Ranking) -> Figure | None:
         return None
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    figure, axes = _axes(4.2, 2.8)
+    figure, axes = axes_of(4.2, 2.8)
     front = pareto(points)
-    axes.plot([p.x for p in front], [p.y for p in front], color=_COLOURS[0], linewidth=1)
+    axes.plot([p.x for p in front], [p.y for p in front], color=COLOURS[0], linewidth=1)
     # Names to the right and to the left by turns, from above, so that neighbours do not cover each other.
     for place, point in enumerate(sorted(points, key=lambda p: -p.y)):
         mark = "o" if point in front else "s"
-        axes.plot(point.x, point.y, mark, color=_COLOURS[0 if point in front else 1], markersize=5)
+        axes.plot(point.x, point.y, mark, color=COLOURS[0 if point in front else 1], markersize=5)
         side: Any = {"xytext": (5, 2)} if place % 2 else {"xytext": (-5, 2), "ha": "right"}
         where = (point.x, point.y)
-        axes.annotate(_short(point.name), where, textcoords="offset points", fontsize=7, **side)
+        axes.annotate(short(point.name), where, textcoords="offset points", fontsize=7, **side)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -137,17 +139,17 @@ def _ranks(ranking: Ranking, metric: str) -> Figure | None:
         return None
     average = [float(rank) for rank in found.average]
     order = sorted(range(len(methods)), key=lambda m: (average[m], methods[m]))
-    figure, axes = _axes(4.5, 0.9 + 0.2 * len(methods))
+    figure, axes = axes_of(4.5, 0.9 + 0.2 * len(methods))
     for place, m in enumerate(order):
         depth = len(order) - place + 2
         axes.plot(
             [average[m], average[m], len(methods) + 0.2], [0, -depth, -depth], color="black", linewidth=0.7
         )
-        label = f"{_short(methods[m])} ({average[m]:.2f})"
+        label = f"{short(methods[m])} ({average[m]:.2f})"
         axes.text(len(methods) + 0.3, -depth, label, va="center")
     for row, (first, last) in enumerate(groups([average[m] for m in order], found.critical)):
         ends = [average[order[first]] - 0.04, average[order[last]] + 0.04]
-        axes.plot(ends, [-0.7 - 0.6 * row] * 2, color=_COLOURS[1], linewidth=3, solid_capstyle="butt")
+        axes.plot(ends, [-0.7 - 0.6 * row] * 2, color=COLOURS[1], linewidth=3, solid_capstyle="butt")
     axes.set_xlim(0.8, len(methods) + 0.2)
     axes.xaxis.tick_top()
     axes.spines["left"].set_visible(False)
@@ -178,10 +180,10 @@ def _epochs(ranking: Ranking, category: str, results: Path) -> Figure | None:
                 lines.append((method, seed, seen, whole.selected_epoch))
     if not lines:
         return None
-    figure, axes = _axes(4.5, 2.6)
+    figure, axes = axes_of(4.5, 2.6)
     for place, (method, seed, seen, selected) in enumerate(lines):
-        colour = _COLOURS[list(ranking.methods).index(method) % len(_COLOURS)]
-        label = _short(method) + (f", seed {seed}" if len(ranking.seeds) > 1 else "")
+        colour = COLOURS[list(ranking.methods).index(method) % len(COLOURS)]
+        label = short(method) + (f", seed {seed}" if len(ranking.seeds) > 1 else "")
         dash = _DASHES[place % len(_DASHES)]
         axes.plot(*zip(*seen, strict=True), dash, color=colour, linewidth=0.9, label=label)
         chosen = [point for point in seen if point[0] == selected]
@@ -195,36 +197,12 @@ def _epochs(ranking: Ranking, category: str, results: Path) -> Figure | None:
 
 
 def _maps(ranking: Ranking, category: str, results: Path) -> Figure | None:
-    from matplotlib.figure import Figure
-
     kept, pictures = kept_maps(results, ranking, category)
     if not kept or pictures is None:
         return None
-    anomalous = np.array([kind != "normal" for kind in pictures.kinds])
-    places = np.stack([places_of(k.scores) for k in kept.values()])
-    typical = [
-        n for title, _, own in choices(places, anomalous, pictures.kinds) if "Typical" in title for n in own
-    ]
-    if not typical:
-        return None
-    heads = ["image", "mask", *map(_short, kept)]
-    figure = Figure(figsize=(0.85 * len(heads), 0.9 * len(typical)))
-    for row, n in enumerate(typical):
-        shown = [
-            *(
-                np.asarray(Image.open(io.BytesIO(data), formats=("JPEG", "PNG")).convert("RGB"))
-                for data in (pictures.images[n], pictures.masks[n])
-            ),
-            *(k.thumbs[n] for k in kept.values()),
-        ]
-        for column, picture in enumerate(shown):
-            axes = figure.add_subplot(len(typical), len(heads), row * len(heads) + column + 1)
-            axes.imshow(picture, cmap="inferno", vmin=0, vmax=255)
-            axes.set_axis_off()
-            if row == 0:
-                axes.set_title(heads[column], fontsize=5)
-    figure.subplots_adjust(wspace=0.05, hspace=0.05)
-    return figure
+    chosen = typical(pictures, [k.scores for k in kept.values()])
+    rows = [[*photos(pictures, n), *(k.thumbs[n] for k in kept.values())] for n in chosen]
+    return picture_rows(["image", "mask", *map(short, kept)], rows) if rows else None
 
 
 def _gap(board: Leaderboard) -> Figure | None:
@@ -233,19 +211,14 @@ def _gap(board: Leaderboard) -> Figure | None:
         for method in ranking.methods:
             gaps = ranking.gaps(method)
             if gaps is not None:
-                rows.append((f"{_short(method)} · {visible(ranking.dataset)}", gaps.reshape(-1).tolist()))
+                rows.append((f"{short(method)} · {visible(ranking.dataset)}", gaps.reshape(-1).tolist()))
     if not rows:
         return None
-    figure, axes = _axes(4.5, 0.7 + 0.25 * len(rows))
+    figure, axes = axes_of(4.5, 0.7 + 0.25 * len(rows))
     for place, (_, points) in enumerate(rows):
-        axes.plot(points, [-place] * len(points), "o", color=_COLOURS[5], markersize=3, alpha=0.6)
-        axes.plot(float(np.mean(points)), -place, "D", color=_COLOURS[0], markersize=5)
+        axes.plot(points, [-place] * len(points), "o", color=COLOURS[5], markersize=3, alpha=0.6)
+        axes.plot(float(np.mean(points)), -place, "D", color=COLOURS[0], markersize=5)
     axes.axvline(0, color="black", linewidth=0.7)
     axes.set_yticks([-place for place in range(len(rows))], [name for name, _ in rows])
     axes.set_xlabel("selected minus last epoch, image AUROC in points (diamond: mean)")
     return figure
-
-
-def _short(name: str) -> str:
-    shown = visible(name)
-    return shown if len(shown) <= 30 else f"{shown[:29]}…"

@@ -22,9 +22,8 @@ from reports.html import page
 from reports.latex import tables
 from reports.leaderboard import MEAN, METRICS, Leaderboard, Ranking, build
 from reports.names import to_csv, visible
-from reports.paper_tables import chosen
 from reports.paper_tables import files as files_of
-from reports.plots import write_figures
+from reports.plots import chosen_figures, write_figures
 from reports.published import Published, published
 from reports.records import load
 from reports.tidy import to_csv as tidy_csv
@@ -46,7 +45,7 @@ def write(
     files: Sequence[Path] = (),
     check: bool = False,
     wanted: str = "",
-    figures: bool = False,
+    figures: str = "",
     latex_style: str = "tmlr",
     latex_cite: bool = True,
     formats: str = "csv,html,latex",
@@ -58,8 +57,8 @@ def write(
         output: folder of the report.
         files: CSVs of published numbers beside the paper's.
         check: only audit the published numbers; nothing is read from ``results`` and nothing written.
-        wanted: the paper's tables to write too, e.g. ``paper`` or ``table-1,table-7``; needs no records.
-        figures: whether to draw figures for papers too, see :mod:`reports.plots`.
+        wanted: the paper's tables and those of suites to write too, e.g. ``paper`` or ``table-1,leak``.
+        figures: which figures for papers to draw too, e.g. ``all`` or ``figure-7``, see :mod:`reports.plots`.
         latex_style: ``tmlr`` (one column) or ``ieee`` (two).
         latex_cite: whether methods in LaTeX carry the key of their paper in ``references.bib``.
         formats: which files to write, see :data:`reports.formats.FORMATS`; others that are there stay.
@@ -72,33 +71,35 @@ def write(
     if check:
         found = audit(numbers)
         return [found.table(), found.summary()]
-    names = chosen(wanted, numbers) if wanted else []
     style = _Style(latex_style, latex_cite)
+    drawn = chosen_figures(figures) if figures else frozenset()
     with _without_collector():
-        return _write(results, output, numbers, names, kinds, style, figures)
+        return _write(results, output, numbers, wanted, kinds, style, drawn)
 
 
 def _write(
     results: Path,
     output: Path,
     numbers: Sequence[Published],
-    names: Sequence[str],
+    wanted: str,
     kinds: frozenset[str],
     style: _Style,
-    figures: bool,
+    figures: frozenset[str],
 ) -> list[Table | str]:
     """Writes what is asked for, see :func:`write`; all records are gone again when it returns."""
     # Published numbers can be shown without any run.
-    loaded = load(results) if results.is_dir() or not names else None
+    loaded = load(results) if results.is_dir() or not wanted else None
     records, broken = (loaded.records, loaded.damaged) if loaded else ((), ())
     board = build(records, broken)
+    made = files_of(wanted, numbers, board, style.name) if wanted else {}
     try:
-        for name, content in files_of(names, numbers, board, style.name).items():
+        for name, content in made.items():
             write_atomically(output / "paper" / name, content.encode())
     except OSError as error:
         raise UserError(f"No tables can be written to {output} ({error.strerror or error}).") from error
-    if names and not records:
-        return [*board.notes, f"{len(names)} tables of published numbers: {output / 'paper'}"]
+    if made and not records:
+        count = sum(name.endswith(".csv") for name in made)
+        return [*board.notes, f"{count} tables of published numbers: {output / 'paper'}"]
     if not records:
         damaged = f" ({len(broken)} damaged files)" if broken else ""
         raise UserError(
@@ -117,7 +118,7 @@ def _write(
             write_atomically(output / FORMATS["markdown"], to_markdown(board).encode())
     except OSError as error:
         raise UserError(f"The report cannot be written to {output} ({error.strerror or error}).") from error
-    drawn = write_figures(board, results, output / "figures") if figures else 0
+    drawn = write_figures(board, results, output / "figures", figures) if figures else 0
     first = next(FORMATS[kind] for kind in ("html", *FORMATS) if kind in kinds)
     return [
         *(_terminal(ranking) for ranking in board.rankings),

@@ -212,6 +212,7 @@ def _setup(spec: RunSpec) -> str:
     parts = [f"{spec.image_size} px"] if spec.image_size != 256 else []
     parts += ["native"] if spec.evaluate == "native" else []
     parts += [f"at most {spec.limit_train} training images"] if spec.limit_train is not None else []
+    parts += [f"{100 * spec.contamination:g} % anomalous training images"] if spec.contamination else []
     return ", ".join([*parts, *(["random weights"] if spec.backbone_weights == "none" else [])])
 
 

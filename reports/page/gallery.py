@@ -59,8 +59,8 @@ def kept_maps(results: Path, ranking: Ranking, category: str) -> tuple[dict[str,
             found = load_thumbs(path.with_suffix(".maps.safetensors"))
             if found is None:
                 continue
-            size, resize = record.spec.image_size, record.fingerprint.resize
-            pictures = pictures or load_pictures(pictures_path(path, record.identity.data, size, resize))
+            size, view = record.spec.image_size, record.fingerprint.view
+            pictures = pictures or load_pictures(pictures_path(path, record.identity.data, size, view))
             if pictures is not None and len(found[1]) == len(pictures.names):
                 kept[method] = Kept(*found)
                 break

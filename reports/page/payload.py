@@ -143,6 +143,8 @@ def command(spec: RunSpec) -> str:
         if name not in named:
             text = f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
             parts += ["--set", shlex.quote(f"{base}.{name}={text}")]
+    if spec.contamination:
+        parts += ["--contamination", f"{spec.contamination:g}"]
     if spec.limit_train is not None:
         parts += ["--limit-train", str(spec.limit_train)]
     if spec.backbone_weights != "pretrained":

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.method import Epoch, Images, Method, Setup, TrainingData
-from methods import dfr, ulsad
+from methods import branches, dfr, ulsad
+from methods.blur import blur, gaussian_kernel
+from methods.branches import attend, distance
 from methods.dfr import DFR, DFRConfig, resize_and_average
-from methods.ulsad import ULSAD, ULSADConfig, attend, distance
+from methods.ulsad import ULSAD, ULSADConfig
 from methods.ulsad_networks import GlobalAutoencoder
 from tests.methods.interruption import assert_resumes_to_the_same_bits
 
@@ -221,7 +223,7 @@ def test_channels_are_pooled_to_means_of_neighbours() -> None:
     assert isinstance(method, ULSAD)
     batch = images().batch([0])
     fine, coarse = method.backbone(method.normalise(batch))
-    joined = torch.cat([fine, ulsad.upsample(coarse, 8)], dim=1)
+    joined = torch.cat([fine, branches.upsample(coarse, 8)], dim=1)
     expected = joined.reshape(1, 7, 2, 8, 8).mean(dim=2)
     torch.testing.assert_close(method.features(batch), expected)
 
@@ -231,12 +233,16 @@ def test_scoring_is_quantiles_then_blur_then_mean() -> None:
     assert isinstance(method, ULSAD)
     fit(method)
     validation = images(4, seed=1)
-    maps = method.raw_maps(validation.batch(range(4)))
+
+    def raw_maps(of: Tensor) -> list[Tensor]:
+        return [branches.upsample(m[:, None], 64)[:, 0] for m in method.raw_maps(of)]
+
+    maps = raw_maps(validation.batch(range(4)))
     batch = images(3, seed=2).batch(range(3))
     combined = torch.zeros(3, 64, 64)
-    for normal, raw in zip(maps, method.raw_maps(batch), strict=True):
+    for normal, raw in zip(maps, raw_maps(batch), strict=True):
         low, high = np.quantile(normal.numpy(), [0.5, 0.9])
-        combined += ulsad.blur((0.1 * (raw - low) / (high - low)).float(), ulsad.gaussian_kernel(1)) / 2
+        combined += blur((0.1 * (raw - low) / (high - low)).float(), gaussian_kernel(1)) / 2
     found = method.predict(batch)
     torch.testing.assert_close(found.map, combined, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(found.score, found.map.amax(dim=(1, 2)))

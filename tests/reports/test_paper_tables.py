@@ -111,5 +111,5 @@ def test_measured_numbers_stand_in_rows_apart(tmp_path: Path) -> None:
 
 
 def test_an_unknown_table_is_named_with_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"'table-3'.*Did you mean 'table-"):
-        chosen("table-1,table-3", paper())
+    with pytest.raises(UserError, match=r"'table-33'.*Did you mean 'table-"):
+        chosen("table-1,table-33", paper())

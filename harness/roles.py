@@ -1,0 +1,115 @@
+"""Which images of a category are trained, validated and tested on, by protocol and contamination."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.dataset import NORMAL
+from harness.errors import UserError
+from harness.method import Images
+from harness.spec import PROTOCOLS, RunSpec
+
+HELD_OUT = 0.1
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Rows of a category's training, validation and test images.
+
+    Attributes:
+        train: of the training images.
+        moved: of the test images, anomalous: they are trained on too, and not tested on.
+        held_out: of the training images, validated on; where empty, other images are.
+        normals: of the test images, validated on; where both are empty, the dataset's own are.
+        test: of the test images.
+    """
+
+    train: tuple[int, ...]
+    moved: tuple[int, ...]
+    held_out: tuple[int, ...]
+    normals: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+def assign(train: int, validation: int, kinds: Sequence[str], spec: RunSpec) -> Roles:
+    """Assigns images to roles.
+
+    ``held_out``: the dataset's own validation images, else a tenth (at least one) of the training images,
+    drawn by the run's seed and not trained on. ``test_normals``: the normal test images. Contamination
+    adds anomalous test images to the training images, so many that they make up its share of them.
+
+    Args:
+        train: number of training images that there are.
+        validation: number of validation images that the dataset has of its own.
+        kinds: ``normal`` or the kind of anomaly of each test image.
+        spec: the run.
+
+    Raises:
+        UserError: no image would be left to train, to validate or to test on.
+    """
+    rows = np.random.default_rng(spec.seed).permutation(train).tolist()
+    held_out: list[int] = []
+    normals: list[int] = []
+    if PROTOCOLS[spec.protocol].validation == "test_normals":
+        normals = [i for i, kind in enumerate(kinds) if kind == NORMAL]
+        if not normals:
+            raise UserError(f"{spec.label()}: the protocol needs normal test images, there is none.")
+    elif not validation:
+        count = max(1, round(HELD_OUT * train))
+        if count >= train:
+            raise UserError(f"{spec.label()}: {train} training image is too few, one is held out.")
+        held_out, rows = sorted(rows[:count]), rows[count:]
+    chosen = sorted(rows[: spec.limit_train])
+    count = _count(len(chosen), kinds, spec)
+    test = remaining(kinds, count, spec.seed)
+    moved = sorted(set(range(len(kinds))).difference(test))
+    return Roles(tuple(chosen), tuple(moved), tuple(held_out), tuple(normals), tuple(test))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The images of each role."""
+
+    train: Images
+    validation: Images
+    test: Images
+
+
+def parts_of(
+    roles: Roles, train: NDArray[np.uint8], validation: NDArray[np.uint8], test: NDArray[np.uint8]
+) -> Parts:
+    """Returns the images of each role, from those that there are."""
+    learned = Images(train, roles.train)
+    if roles.moved:
+        learned = Images([*(train[i] for i in roles.train), *(test[i] for i in roles.moved)])
+    normal = Images(validation)
+    if roles.held_out or roles.normals:
+        normal = Images(train, roles.held_out) if roles.held_out else Images(test, roles.normals)
+    return Parts(learned, normal, Images(test, roles.test))
+
+
+def remaining(kinds: Sequence[str], moved: int, seed: int) -> list[int]:
+    """Returns the rows of the test images that are left when so many anomalous ones, drawn, are trained on.
+
+    With the same seed the images of a smaller number are among those of a larger one.
+    """
+    anomalous = [i for i, kind in enumerate(kinds) if kind != NORMAL]
+    order = np.random.default_rng([seed, 1]).permutation(len(anomalous)).tolist()
+    out = {anomalous[i] for i in order[:moved]}
+    return [i for i in range(len(kinds)) if i not in out]
+
+
+def _count(normal: int, kinds: Sequence[str], spec: RunSpec) -> int:
+    share = spec.contamination
+    count = round(share / (1 - share) * normal)
+    anomalous = sum(kind != NORMAL for kind in kinds)
+    if count and count >= anomalous:
+        raise UserError(
+            f"{spec.label()}: besides {normal} normal training images there would be {count} anomalous ones, "
+            f"but the test set has {anomalous} of them, and must keep one: choose a smaller share."
+        )
+    return count
