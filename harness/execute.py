@@ -27,7 +27,6 @@ from harness.maps import save_maps
 from harness.measure import GeneratorState, PeakMemory, Stopwatch, environment, seed_everything
 from harness.method import Backbone, Epoch, Images, Method, Prediction, Setup, TrainingData
 from harness.metrics import METRICS_VERSION, image_metrics
-from harness.pictures import keep_pictures, pictures_path
 from harness.registry import configure, load_method
 from harness.spec import (
     PROTOCOLS,
@@ -41,6 +40,7 @@ from harness.spec import (
     fingerprint,
 )
 from harness.store import record_path
+from harness.views import keep_view
 from harness.weights import Weights, load_features, load_network
 
 BATCH = 32
@@ -355,10 +355,12 @@ class _Run:
         record = record_path(self.task.results, self.spec, self.task.key)
         if "maps" in self.task.keep:
             save_maps(record.with_suffix(".maps.safetensors"), scores.maps, scores.scores)
-            keep_pictures(
-                pictures_path(record, self.task.identity.data, self.spec.image_size, self.protocol.resize),
+            keep_view(
+                record,
+                scores.maps,
+                scores.scores,
                 self.samples,
-                self.spec.image_size,
+                self.task.identity.data,
                 self.protocol.resize,
                 self.task.cache,
             )

@@ -34,6 +34,7 @@ def page(
     pairs: Sequence[Pair] = (),
     audited: Audit | None = None,
     results: Path | None = None,
+    gallery: Gallery | None = None,
 ) -> str:
     """Returns the whole page as HTML.
 
@@ -41,7 +42,8 @@ def page(
         board: the measured numbers.
         pairs: published numbers beside measured ones, in a section of their own.
         audited: what is wrong within the published numbers; shown only where there are pairs.
-        results: folder of the records, for curves over epochs and kept maps; without it they are left out.
+        results: folder of the records, for curves over epochs; without it they are left out.
+        gallery: where kept maps and their pictures come from; without it there are none.
     """
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
@@ -53,11 +55,11 @@ def page(
     )
     records = [record for ranking in board.rankings for record in ranking.records.values()]
     brief = len(records) > MANY
-    payload, gallery = Payload(results, brief), Gallery(results)
+    payload = Payload(results, brief)
     rankings = []
     for ranking in board.rankings:
         payload.add(identifier(ranking), ranking)
-        rankings.append(section(ranking, brief) | {"gallery": gallery.of(ranking)})
+        rankings.append(section(ranking, brief) | {"gallery": gallery.of(ranking) if gallery else None})
     gaps = _gaps(board)
     return templates.get_template("index.html.j2").render(
         style=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),  # noqa: S704 (our own file)

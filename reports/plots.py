@@ -215,7 +215,7 @@ def _maps(ranking: Ranking, category: str, results: Path) -> Figure | None:
                 np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
                 for data in (pictures.images[n], pictures.masks[n])
             ),
-            *(k.thumbs[n] for k in kept.values()),
+            *(k.grey(n) for k in kept.values()),
         ]
         for column, picture in enumerate(shown):
             axes = figure.add_subplot(len(typical), len(heads), row * len(heads) + column + 1)

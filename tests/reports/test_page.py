@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from harness.dataset import Sample
-from harness.maps import save_maps
-from harness.pictures import keep_pictures, load_pictures, pictures_path
+from harness.pictures import load_pictures
 from harness.spec import EpochLog, Failure, Identity, RunRecord, RunSpec, Timings, fingerprint
 from harness.store import record_path, write_record
+from harness.views import keep_view
 from reports.page.charts import Point, pareto, scatter_svg
 from reports.page.gallery import choices
 from reports.page.payload import command
@@ -101,12 +101,10 @@ def _keep(folder: Path, results: Path) -> None:
     for method in METHODS:
         record = run(method, "bolt", 0)
         path = record_path(results, record.spec, record.key)
-        keep_pictures(
-            pictures_path(path, "d-bolt", 64, "antialiased"), samples, 64, "antialiased", folder / "cache"
-        )
         maps = noise.random((12, 64, 64), dtype=np.float32)
         maps[4:, 8:24, 8:24] += METHODS.index(method)
-        save_maps(path.with_suffix(".maps.safetensors"), maps, maps.max(axis=(1, 2)))
+        scores = maps.max(axis=(1, 2))
+        keep_view(path, maps, scores, samples, "d-bolt", "antialiased", folder / "cache")
 
 
 def first(tab: Any) -> Any:
@@ -188,6 +186,11 @@ def test_the_gallery_shows_every_methods_map(report: Path) -> None:
         assert pictures.first.evaluate("i => i.decode().then(() => i.naturalWidth)") == 64
         for title in ("Typical: structural", "Worst misses", "Worst false alarms", "Disagreement"):
             assert section.get_by_text(title).is_visible()
+        figures = section.locator("details.gallery figure.curves")
+        assert figures.count() == len(METHODS)
+        assert figures.first.locator("svg.chart").count() == 4
+        table.get_by_role("link", name="Anomaly map of alpha").first.click()
+        assert tab.evaluate("[location.protocol, document.images[0].naturalWidth]") == ["file:", 64]
 
 
 def test_the_page_is_whole_without_a_script(report: Path) -> None:
