@@ -129,7 +129,7 @@ def histogram_svg(normal: Sequence[float], anomalous: Sequence[float], title: st
         anomalous: scores of anomalous images.
         title: what it says to those who cannot see it.
     """
-    bins, width, half = 24, 200, 55
+    bins, width, top, half = 24, 200, 16, 44
     everything = [*normal, *anomalous]
     low, high = min(everything), max(everything)
     scale = (high - low) or 1.0
@@ -142,16 +142,16 @@ def histogram_svg(normal: Sequence[float], anomalous: Sequence[float], title: st
         for place, count in enumerate(counts):
             if count:
                 size = half * count / most
-                y = half - size if sign < 0 else half + 1
+                y = top + half + (-size if sign < 0 else 1)
                 parts.append(
                     f'<path class="{kind}" d="M{place * width / bins:.1f} {y:.1f}h{width / bins - 1:.1f}'
                     f'v{size:.1f}h-{width / bins - 1:.1f}z"/>'
                 )
-    bottom = 2 * half + 18
+    bottom = top + 2 * half + 30
     parts += [
-        f'<path class="axis" d="M0 {half + 0.5}H{width}"/>',
-        f'<text class="end" x="{width}" y="12">normal</text>',
-        f'<text x="0" y="{2 * half - 2}">anomalous</text>',
+        f'<path class="axis" d="M0 {top + half + 0.5}H{width}"/>',
+        f'<text x="0" y="11">{len(normal)} normal</text>',
+        f'<text x="0" y="{bottom - 16}">{len(anomalous)} anomalous</text>',
         f'<text x="0" y="{bottom}">{low:.3g}</text>',
         f'<text class="mid" x="{width / 2}" y="{bottom}">score</text>',
         f'<text class="end" x="{width}" y="{bottom}">{high:.3g}</text>',

@@ -11,7 +11,7 @@ from reports.page.charts import svg
 
 Rates = npt.NDArray[np.float64]
 # Sides of a plot in pixels, and how far apart points must lie to be drawn.
-_LEFT, _TOP, _SIDE, _STEP = 34, 8, 110, 0.7
+_LEFT, _TOP, _SIDE, _STEP = 36, 8, 110, 0.7
 
 
 def roc(normal: Sequence[float], anomalous: Sequence[float]) -> Rates:
@@ -64,7 +64,7 @@ def curve_svg(curve: Rates, y_title: str, title: str) -> str:
         f'<text class="mid" x="{_LEFT}" y="{bottom + 14}">0</text>',
         f'<text class="mid" x="{right - 3}" y="{bottom + 14}">{limit:g}</text>',
         f'<text class="mid" x="{middle}" y="{bottom + 14}">FPR</text>',
-        f'<text class="mid" transform="translate(22 {_TOP + _SIDE / 2}) rotate(-90)">{y_title}</text>',
+        f'<text class="mid" transform="translate(12 {_TOP + _SIDE / 2}) rotate(-90)">{y_title}</text>',
     ]
     about = f"{y_title} against the false-positive rate, which runs from 0 to {limit:g}."
     return svg(right + 6, bottom + 18, title, about, parts)

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
+from scipy import stats
 
 from harness.dataset import Sample
 from harness.pictures import load_pictures
@@ -172,6 +174,45 @@ def test_a_cell_opens_its_runs_curve_command_and_failure(report: Path) -> None:
     with opened(report, link) as tab:
         tab.get_by_role("dialog").wait_for()
         assert "gamma" in tab.get_by_role("dialog").inner_text()
+
+
+def _opened_summary(page: Path, method: int, column: int) -> tuple[dict[str, str], str]:
+    """Of an opened cell by category: mean and interval of image AUROC, and what is said of them."""
+    with opened(page) as tab:
+        section = tab.locator("section.ranking[data-protocol=strict]")
+        section.get_by_text("Per category").click()
+        table = section.locator("details.lazy table").first
+        table.locator(f"tbody tr[data-method='{method}'] td").nth(column).get_by_role("button").click()
+        dialog = tab.get_by_role("dialog")
+        rows = [row.locator("th, td").all_inner_texts() for row in dialog.locator("tfoot tr").all()]
+        first = 2 if column == 0 else 1
+        return {row[0]: row[first] for row in rows}, dialog.locator("p").first.inner_text()
+
+
+def test_an_opened_cell_says_how_sure_its_mean_is(report: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(report.with_name("leaderboard.csv"))
+    wanted = "protocol == 'strict' and split == 'all' and metric == 'image_auroc' and method == 'alpha'"
+    (row,) = table.query(f"{wanted} and category == 'nut'").to_dict("records")
+    found, about = _opened_summary(report, 0, 2)
+    assert found == {"Mean": f"{row['mean']:.2f}", "95 % interval": f"{row['low']:.2f} to {row['high']:.2f}"}
+    assert about == "Interval of the mean by Student's t over 2 seeds."
+    # Over the categories it is that of the table of means.
+    values = table.query(f"{wanted} and category != 'mean'")["mean"].to_numpy()
+    low, high = stats.t.interval(0.95, 2, values.mean(), values.std(ddof=1) / 3**0.5)
+    found, about = _opened_summary(report, 0, 0)
+    assert found == {"Mean": f"{values.mean():.2f}", "95 % interval": f"{low:.2f} to {high:.2f}"}
+    assert about == "Interval of the mean by Student's t over 3 categories, each the mean of 2 seeds."
+    # Of gamma's two seeds on nuts one failed; its mean over categories does not exist.
+    assert _opened_summary(report, 2, 2) == ({}, "One of 2 seeds only: there is no interval.")
+    assert (
+        _opened_summary(report, 2, 0)[1] == "Not every run has a number: there is no mean, and no interval."
+    )
+    for category in CATEGORIES:
+        write_record(tmp_path / "results", run("alpha", category, 0))
+    write(tmp_path / "results", tmp_path / "out")
+    page = tmp_path / "out" / "index.html"
+    assert _opened_summary(page, 0, 1) == ({}, "One seed only: there is no interval.")
+    assert "3 categories, each with one seed only" in _opened_summary(page, 0, 0)[1]
 
 
 def test_the_gallery_shows_every_methods_map(report: Path) -> None:
