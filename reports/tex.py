@@ -77,7 +77,7 @@ _FONTS = re.compile(r"\\(?:textbf|underline|texttt|textsuperscript|emph|scriptsi
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?: ± \d+(?:\.\d+)?)?")
 _LINE, _NAME, _ROW = 16, 56, 40
 # What a table may be made smaller by, and how high it may be in points: less than a page, for its caption.
-_SMALLEST, _PAGE = 0.75, 560
+_SMALLEST, _PAGE = 0.75, 570
 
 
 @dataclass(frozen=True)
@@ -241,22 +241,22 @@ def table(
         notes: what is explained below.
         title: the caption of what goes on elsewhere, LaTeX.
     """
-    cells = [row for row in rows if not isinstance(row, str)]
+    cells = [own for own in rows if not isinstance(own, str)]
     # The same numbers stand in many cells.
-    known = {text: width(text) for text in {text for row in cells for text in row}}
-    widths = [max(known[row[i]] for row in cells) for i in range(len(columns))]
+    known = {text: width(text) for text in {text for own in cells for text in own}}
+    widths = [max(known[own[i]] for own in cells) for i in range(len(columns))]
     smalls = [4.3 * w + 8 for w in widths]
     wide = sum(smalls) > STYLES[style].line and STYLES[style].page > STYLES[style].line
     line = STYLES[style].page if wide else STYLES[style].line
     shown = panels(smalls, len(columns) - len(columns.lstrip("l")), line / _SMALLEST)
     # How wide a citation is depends on the document: [1] or (Author et al., 2024).
-    scaled = sum(smalls) > line or any("\\cite{" in text for row in cells for text in row)
-    size = (
-        "" if sum(5.4 * w + 12 for w in widths) <= line else "\\footnotesize\\setlength{\\tabcolsep}{4pt}%\n"
-    )
+    scaled = sum(smalls) > line or any("\\cite{" in text for text in known)
+    high, size = 12.0, ""
+    if sum(5.4 * w + 12 for w in widths) > line:
+        high, size = 9.6, "\\footnotesize\\setlength{\\tabcolsep}{4pt}%\n"
 
     def tabular(own: Sequence[int], part: Sequence[Line]) -> str:
-        lines = [_row(row, own) for row in (rows[0], *part)]
+        lines = [_row(some, own) for some in (rows[0], *part)]
         body = "\n".join(["\\toprule", lines[0], "\\midrule", *lines[1:], "\\bottomrule"])
         inner = f"\\begin{{tabular}}{{{''.join(columns[i] for i in own)}}}\n{body}\n\\end{{tabular}}"
         if scaled:
@@ -265,7 +265,7 @@ def table(
         return f"{{{size}{inner}}}" if size else inner
 
     def height(own: Sequence[int], part: Sequence[Line]) -> float:
-        return 12 * (len(part) + 8) + notes.height(_texts([rows[0], *part], own), line)
+        return high * (len(part) + 6) + notes.height(_texts([rows[0], *part], own), line)
 
     floats: list[str] = []
     left = 0.0
