@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -134,11 +135,13 @@ def _failures(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
 
 def _environments(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """Each distinct machine and software state, and how many runs it made."""
-    counts: dict[str, int] = {}
-    for record in records:
-        text = json.dumps(record.environment, sort_keys=True)
-        counts[text] = counts.get(text, 0) + 1
-    weights = sorted({f"{name}: {sha}" for r in records for name, sha in r.identity.weights.items()})
+    # Records that come from the cache share them: each is looked at once.
+    shared = Counter(id(record.environment) for record in records)
+    counts = Counter[str]()
+    for place, environment in {id(record.environment): record.environment for record in records}.items():
+        counts[json.dumps(environment, sort_keys=True)] += shared[place]
+    identities = {id(record.identity): record.identity for record in records}.values()
+    weights = sorted({f"{name}: {sha}" for own in identities for name, sha in own.weights.items()})
     found = []
     for text, count in counts.items():
         environment = json.loads(text)

@@ -34,6 +34,8 @@ def chunks(rows: Sequence[Line], most: float, cost: Callable[[Sequence[Line]], f
         most: how high a part may be.
         cost: height of some rows.
     """
+    if cost(rows) <= most:
+        return [list(rows)]
     found = _filled(rows, most, cost)
     low, high = 0.0, most
     # The lowest height that needs no more parts.

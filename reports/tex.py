@@ -130,12 +130,13 @@ class Notes:
         shown = "; ".join(f"{self._sign(i)}\\,{escape(t, breaks=True)}" for i, t in own)
         return f"\n\\par\\smallskip{{\\footnotesize\\raggedright {shown}.\\par}}" if shown else ""
 
-    def height(self, table: str, line: float) -> float:
-        """About how high in points the explanations that a table needs are, on lines so wide."""
-        return 9.5 * 4.6 / line * sum(width(escape(text)) + 4 for _, text in self._needed(table))
+    def heights(self, line: float) -> dict[str, float]:
+        """About how high in points each explanation is on lines so wide, by its sign."""
+        wide = [width(escape(text)) + 4 for text in self.texts]
+        return {self._sign(i): 9.5 * 4.6 / line * own for i, own in enumerate(wide)}
 
     def _needed(self, table: str) -> list[tuple[int, str]]:
-        there = set(re.findall(r"\\textsuperscript\{[a-z]+\}", table))
+        there = signs(table)
         return [(i, text) for i, text in enumerate(self.texts) if self._sign(i) in there]
 
     @staticmethod
@@ -145,6 +146,11 @@ class Notes:
             index, rest = divmod(index, 26)
             letters, index = chr(ord("a") + rest) + letters, index - 1
         return f"\\textsuperscript{{{letters}}}"
+
+
+def signs(table: str) -> set[str]:
+    """Returns the signs in a table that lead to explanations."""
+    return set(re.findall(r"\\textsuperscript\{[a-z]+\}", table))
 
 
 def escape(text: str, breaks: bool = False) -> str:
@@ -265,8 +271,10 @@ def table(
         return f"{{{size}{inner}}}" if size else inner
 
     def height(own: Sequence[int], part: Sequence[Line]) -> float:
-        return high * (len(part) + 6) + notes.height(_texts([rows[0], *part], own), line)
+        there = signs(_texts([rows[0], *part], own)) if below else ()
+        return high * (len(part) + 6) + sum(below.get(sign, 0.0) for sign in there)
 
+    below = notes.heights(line)
     floats: list[str] = []
     left = 0.0
     for own in shown:

@@ -48,6 +48,7 @@ class Payload:
     def __init__(self, results: Path | None, brief: bool) -> None:
         self._results, self._brief = results, brief
         self._environments: dict[str, int] = {}
+        self._places: dict[int, int] = {}
         self._failures: dict[str, int] = {}
         self._rankings: dict[str, Any] = {}
         self._curves = 0
@@ -109,10 +110,15 @@ class Payload:
     def _environment(self, record: RunRecord | None) -> int | None:
         if record is None:
             return None
-        environment = dict(record.environment)
-        packages = environment.pop("packages", {})
-        text = _text(environment | (packages if isinstance(packages, dict) else {}))
-        return self._environments.setdefault(text, len(self._environments))
+        # Records that come from the cache share it: each is put in words once.
+        place = self._places.get(id(record.environment))
+        if place is None:
+            environment = dict(record.environment)
+            packages = environment.pop("packages", {})
+            text = _text(environment | (packages if isinstance(packages, dict) else {}))
+            place = self._environments.setdefault(text, len(self._environments))
+            self._places[id(record.environment)] = place
+        return place
 
     def _failure(self, record: RunRecord) -> int:
         assert record.failure is not None  # noqa: S101 (only failed runs are asked)
