@@ -32,7 +32,6 @@ from harness.maps import save_maps, save_parts
 from harness.measure import PeakMemory, Stopwatch, count_parameters
 from harness.method import Epoch, Method, Prediction, TrainingData
 from harness.metrics import METRICS_VERSION, image_metrics
-from harness.pictures import keep_pictures, pictures_path
 from harness.protocols import PATIENCE
 from harness.provision import make_setup
 from harness.registry import configure, load_method
@@ -47,9 +46,9 @@ from harness.spec import (
     RunSpec,
     Timings,
     fingerprint,
-    view,
 )
 from harness.store import record_path
+from harness.views import keep_view
 from harness.weights import Weights
 
 
@@ -355,9 +354,15 @@ class _Run:
         record = record_path(self.task.results, self.spec, self.task.key)
         if "maps" in self.task.keep:
             save_maps(record.with_suffix(".maps.safetensors"), scores.maps, scores.scores)
-            size, resize, crop = self.spec.image_size, self.protocol.resize, self.protocol.crop
-            path = pictures_path(record, self.task.identity.data, size, view(resize, crop))
-            keep_pictures(path, self.samples, size, resize, self.task.cache, crop)
+            keep_view(
+                record,
+                scores.maps,
+                scores.scores,
+                self.samples,
+                self.task.identity.data,
+                (self.protocol.resize, self.protocol.crop),
+                self.task.cache,
+            )
         if "parts" in self.task.keep:
             statistics = {name: t.cpu().numpy() for name, t in self.method.statistics().items()}
             save_parts(record.with_suffix(".parts.safetensors"), self._raw(), statistics)

@@ -13,12 +13,11 @@ A file ``<key>.maps.safetensors`` holds
 - ``codes``, bytes: zlib over, for each image, the high and then the low bytes of its codes, of which first
   the left and then the upper neighbour was subtracted (modulo 65,536, outside the image 0);
 - ``scores``, float32, exact;
-- ``thumbs``, uint8, ``[N, 64, 64]``: the maps as a report's gallery shows them, from black at the median
-  of all their values to white at the highest thousandth (files written before there was a gallery lack it);
 - as metadata ``format`` = ``ranked-16``, ``shape`` = ``N,H,W`` and ``crc32`` over scores and levels
   (zlib guards the codes).
 
-Files of the first format, with ``maps`` and ``scores`` in float32, are read too.
+Files of the first format, with ``maps`` and ``scores`` in float32, are read too, and so are those with a
+tensor ``thumbs`` that nothing needs any more.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -47,8 +45,6 @@ _EVEN = LEVELS // 4
 _EFFORT = 1
 # Pixels whose level is looked up at a time.
 _CHUNK = 1 << 22
-# Side of the thumbnails: a sixteenth of the pixels at 256 px, so that a file grows by a few percent.
-THUMB = 64
 
 
 class DamagedMapsError(Exception):
@@ -64,7 +60,6 @@ def save_maps(path: Path, maps: Floats, scores: Floats) -> None:
     codes, levels = quantise(maps)
     scores = np.ascontiguousarray(scores, np.float32)
     arrays: dict[str, NDArray[Any]] = {"codes": _pack(codes), "levels": levels, "scores": scores}
-    arrays["thumbs"] = _thumbs(maps)
     described = {"format": FORMAT, "shape": ",".join(map(str, maps.shape)), "crc32": _sum(scores, levels)}
     write_atomically(path, save(arrays, described))
 
@@ -92,16 +87,6 @@ def load_maps(path: Path) -> tuple[Floats, Floats]:
         return _checked(arrays["levels"][codes], arrays["scores"])
     except (SafetensorError, OSError, zlib.error, LookupError, ValueError) as error:
         raise DamagedMapsError(f"its kept maps are damaged ({error})") from error
-
-
-def load_thumbs(path: Path) -> tuple[NDArray[np.uint8], Floats] | None:
-    """Returns thumbnails ``[N, 64, 64]`` and scores ``[N]``, ``None`` where there are none."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            thumbs, scores = file.get_tensor("thumbs"), file.get_tensor("scores")
-    except (OSError, SafetensorError):
-        return None
-    return (thumbs, scores) if thumbs.shape == (len(scores), THUMB, THUMB) else None
 
 
 def save_parts(path: Path, raw: Mapping[str, NDArray[Any]], statistics: Mapping[str, NDArray[Any]]) -> None:
@@ -204,18 +189,6 @@ def _checked(maps: NDArray[Any], scores: NDArray[Any]) -> tuple[Floats, Floats]:
     if maps.dtype != np.float32 or scores.dtype != np.float32 or maps.ndim != 3 or scores.ndim != 1:
         raise ValueError("not maps and scores in float32")
     return maps, scores
-
-
-def _thumbs(maps: Floats) -> NDArray[np.uint8]:
-    """Maps ``[N, H, W]`` on one scale of grey, made small by the mean."""
-    sample = maps.reshape(-1)[:: max(1, maps.size >> 22)]
-    black, white = (float(q) for q in np.quantile(sample, (0.5, 0.999)))
-    scale = 255 / (white - black) if white > black else 0.0
-    small = [
-        np.asarray(Image.fromarray(m).resize((THUMB, THUMB), Image.Resampling.BOX), np.float64) for m in maps
-    ]
-    grey: NDArray[np.uint8] = np.clip((np.stack(small) - black) * scale, 0, 255).astype(np.uint8)
-    return grey
 
 
 def _sum(*arrays: NDArray[Any]) -> str:

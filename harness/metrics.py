@@ -56,7 +56,7 @@ def image_metrics(scores: Any, labels: Any) -> dict[str, float]:
         raise ValueError(f"image {wrong[0]}: label {truth[wrong[0]]} is neither 0 nor 1")
     check_finite(values, "score")
     # To the pixel metrics the scores are one image that is N pixels wide.
-    one = _Pixels(values.reshape(1, 1, -1), truth.reshape(1, 1, -1), [0], [len(values)])
+    one = Pixels(values.reshape(1, 1, -1), truth.reshape(1, 1, -1), [0], [len(values)])
     found = _measure([one], LIMIT)
     return {f"image_{name}": found[name] for name in ("auroc", "ap", "f1max")}
 
@@ -83,7 +83,7 @@ def pixel_metrics(maps: Any, masks: Any, limit: float = LIMIT) -> dict[str, floa
     if not 0 < limit <= 1:
         raise ValueError(f"limit must be in (0, 1], not {limit}")
     values, truth, sizes = _checked_maps(maps, masks)
-    return _pixel_names(_measure([_Pixels(values, truth, range(len(values)), sizes)], limit))
+    return _pixel_names(_measure([Pixels(values, truth, range(len(values)), sizes)], limit))
 
 
 def split_metrics(
@@ -125,7 +125,7 @@ def split_metrics(
     rows: dict[str | None, list[int]] = {kind: [] for kind in (NORMAL, *splits, None)}
     for index, kind in enumerate(kinds):
         rows[kind if kind in rows else None].append(index)
-    groups = {kind: _Pixels(pixels, truth, part, sizes) for kind, part in rows.items()}
+    groups = {kind: Pixels(pixels, truth, part, sizes) for kind, part in rows.items()}
     labels = np.array([kind != NORMAL for kind in kinds], dtype=bool)
 
     found = {"all": image_metrics(values, labels) | _pixel_names(_measure(groups.values(), LIMIT))}
@@ -206,7 +206,7 @@ def check_finite(values: Any, what: str, first: int = 0) -> None:
             raise ValueError(f"image {first + index}: the {what} holds NaN or infinite values")
 
 
-class _Pixels:
+class Pixels:
     """The pixels of a group of images: their values sorted, normal and anomalous ones apart.
 
     Attributes:
@@ -268,7 +268,7 @@ def _blocks(
         yield values[chosen], weights[chosen]
 
 
-def _measure(groups: Iterable[_Pixels], limit: float) -> dict[str, float]:
+def _measure(groups: Iterable[Pixels], limit: float) -> dict[str, float]:
     """Returns ``auroc``, ``ap``, ``f1max`` and ``aupro`` of all groups together, by the closed forms."""
     groups = list(groups)
     n, p = sum(len(g.normal) for g in groups), sum(len(g.anomalous) for g in groups)
@@ -298,7 +298,7 @@ def _measure(groups: Iterable[_Pixels], limit: float) -> dict[str, float]:
     }
 
 
-def _count(groups: Sequence[_Pixels], part: str, values: NDArray[Any], side: Any) -> NDArray[np.int64]:
+def _count(groups: Sequence[Pixels], part: str, values: NDArray[Any], side: Any) -> NDArray[np.int64]:
     """Returns how many normal or anomalous values lie below each value (with ``right``: or equal it)."""
     counts = np.zeros(len(values), np.int64)
     for group in groups:

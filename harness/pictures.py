@@ -1,11 +1,12 @@
-"""Thumbnails of a category's test images and masks, so that a report can show maps where the data is not.
+"""Pictures of a category's test images and masks, so that a report can show maps where the data is not.
 
 One file per category, size and resize, shared by all runs that keep their maps; image ``n`` belongs to map
 ``n``. A file holds
 
-- ``images`` and ``masks``, bytes: JPEG (colour) and PNG (one bit) files, one after the other, with
-  ``image_ends`` and ``mask_ends``, int64: where each ends;
-- as metadata ``names``, ``kinds`` and ``defects``, lists in JSON.
+- ``images`` and ``masks``, bytes: JPEG (colour) and PNG (one bit) files of the size of the maps, one after
+  the other, with ``image_ends`` and ``mask_ends``, int64: where each ends;
+- as metadata ``names``, ``kinds`` and ``defects``, lists in JSON, and ``side``, the size (files of earlier
+  versions, which held smaller pictures, lack it).
 """
 
 from __future__ import annotations
@@ -28,8 +29,6 @@ from harness.files import write_atomically
 from harness.images import load_images, load_masks
 from harness.protocols import Crop, Resize
 
-# Longest side in pixels; a JPEG of it takes 4 to 8 kB.
-SIDE = 160
 _QUALITY = 85
 
 
@@ -53,7 +52,7 @@ class Pictures:
 
 
 def pictures_path(record: Path, data: str, size: int, view: str) -> Path:
-    """Returns where the thumbnails that belong to a record lie.
+    """Returns where the pictures that belong to a record lie.
 
     Args:
         record: path of the record.
@@ -67,12 +66,12 @@ def pictures_path(record: Path, data: str, size: int, view: str) -> Path:
 def keep_pictures(
     path: Path, samples: Sequence[Sample], size: int, resize: Resize, cache: Path, crop: Crop = "none"
 ) -> None:
-    """Writes thumbnails of test images, unless an earlier run on the same images did.
+    """Writes pictures of test images, unless an earlier run on the same images did.
 
     Args:
         path: the file, see :func:`pictures_path`.
         samples: the test images.
-        size: side that images and masks come at; thumbnails are at most :data:`SIDE` wide.
+        size: side that images and masks come at.
         resize: how images come to that size.
         cache: the cache folder.
         crop: whether their middle is cut out.
@@ -81,35 +80,30 @@ def keep_pictures(
         OSError: the folder cannot be made or written.
         UserError: an image cannot be read.
     """
-    if path.is_file():
+    if _side(path) == str(size):
         return
-    side = min(SIDE, size)
     images = load_images([sample.image for sample in samples], size, resize, cache, crop)
     masks = load_masks([sample.masks for sample in samples], size, cache, crop)
-    photos = [_jpeg(image, side) for image in images]
-    drawn = [_png(mask, side) for mask in masks]
-    arrays: dict[str, NDArray[Any]] = {
-        "images": np.frombuffer(b"".join(photos), np.uint8),
-        "image_ends": np.cumsum([len(p) for p in photos], dtype=np.int64),
-        "masks": np.frombuffer(b"".join(drawn), np.uint8),
-        "mask_ends": np.cumsum([len(d) for d in drawn], dtype=np.int64),
-    }
+    arrays: dict[str, NDArray[Any]] = {}
+    arrays["images"], arrays["image_ends"] = joined([_jpeg(image) for image in images])
+    arrays["masks"], arrays["mask_ends"] = joined([_png(mask) for mask in masks])
     texts = {
         "names": [f"{s.image.parent.name}/{s.image.name}" for s in samples],
         "kinds": [s.kind for s in samples],
         "defects": [s.defect for s in samples],
     }
-    write_atomically(path, save(arrays, {key: json.dumps(values) for key, values in texts.items()}))
+    described = {key: json.dumps(values) for key, values in texts.items()}
+    write_atomically(path, save(arrays, described | {"side": str(size)}))
 
 
 def load_pictures(path: Path) -> Pictures | None:
-    """Returns the thumbnails, or ``None`` where there are none or the file is damaged."""
+    """Returns the pictures, or ``None`` where there are none or the file is damaged."""
     try:
         with safe_open(path, framework="numpy") as file:
             texts = file.metadata() or {}
             names, kinds, defects = (tuple(json.loads(texts[k])) for k in ("names", "kinds", "defects"))
-            images = _parts(file.get_tensor("images"), file.get_tensor("image_ends"))
-            masks = _parts(file.get_tensor("masks"), file.get_tensor("mask_ends"))
+            images = parts(file.get_tensor("images"), file.get_tensor("image_ends"))
+            masks = parts(file.get_tensor("masks"), file.get_tensor("mask_ends"))
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
     if len({len(part) for part in (names, kinds, defects, images, masks)}) != 1:
@@ -117,24 +111,36 @@ def load_pictures(path: Path) -> Pictures | None:
     return Pictures(names, kinds, defects, images, masks)
 
 
-def _jpeg(image: NDArray[np.uint8], side: int) -> bytes:
-    """RGB ``[S, S, 3]`` as a file."""
-    small = Image.fromarray(np.ascontiguousarray(image))
-    buffer = io.BytesIO()
-    small.resize((side, side), Image.Resampling.BOX).save(buffer, "JPEG", quality=_QUALITY, optimize=True)
-    return buffer.getvalue()
+def joined(files: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Returns files one after the other, and where each ends."""
+    return np.frombuffer(b"".join(files), np.uint8), np.cumsum([len(f) for f in files], dtype=np.int64)
 
 
-def _png(mask: NDArray[np.uint8], side: int) -> bytes:
-    """A mask ``[S, S]`` as a file; a quarter of a pixel counts, so that scratches stay in sight."""
-    white = Image.fromarray((np.asarray(mask) > 0).astype(np.uint8) * 255)
-    small = white.resize((side, side), Image.Resampling.BOX).point(lambda value: 255 if value >= 64 else 0)
-    buffer = io.BytesIO()
-    small.convert("1").save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def _parts(joined: NDArray[np.uint8], ends: NDArray[np.int64]) -> tuple[bytes, ...]:
-    raw = joined.tobytes()
+def parts(together: NDArray[np.uint8], ends: NDArray[np.int64]) -> tuple[bytes, ...]:
+    """Returns the files that :func:`joined` put together."""
+    raw = together.tobytes()
     starts = [0, *ends[:-1].tolist()]
     return tuple(raw[a:b] for a, b in zip(starts, ends.tolist(), strict=True))
+
+
+def _side(path: Path) -> str:
+    """The size of the pictures in a file, empty where that is not known."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return str((file.metadata() or {}).get("side", ""))
+    except (OSError, SafetensorError):
+        return ""
+
+
+def _jpeg(image: NDArray[np.uint8]) -> bytes:
+    """RGB ``[S, S, 3]`` as a file."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+    return buffer.getvalue()
+
+
+def _png(mask: NDArray[np.uint8]) -> bytes:
+    """A mask ``[S, S]`` as a file, in one bit."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(mask) > 0).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

@@ -8,6 +8,9 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from harness.dataset import Card, CategoryData, card_names, load_card, read_category
 from harness.errors import UserError
 from harness.evaluate import Metrics, Truth, evaluate, read_truth
@@ -16,7 +19,8 @@ from harness.maps import DamagedMapsError, load_maps
 from harness.metrics import METRICS_VERSION
 from harness.roles import remaining
 from harness.spec import PROTOCOLS, Evaluate, RunRecord, RunSpec
-from harness.store import prepare, read_record, record_files, replace_record
+from harness.store import cannot_write, prepare, read_record, record_files, replace_record
+from harness.views import keep_view, load_view, view_path
 
 MASK_RESIZES = frozenset(protocol.mask_resize for protocol in PROTOCOLS.values())
 
@@ -47,8 +51,9 @@ def rescore(
 ) -> Iterator[Rescored]:
     """Computes the metrics of every record again, one after the other.
 
-    A record is replaced in one step, under its own name; one that is refused stays as it is. ``metrics_last``
-    stays too, for maps are kept of the epoch that counted only.
+    A record is replaced in one step, under its own name; one that is refused stays as it is. Where there is
+    none, what a report shows of the maps is made too, see :mod:`harness.views`. ``metrics_last`` stays, for
+    maps are kept of the epoch that counted only.
 
     Args:
         results: the results folder.
@@ -104,7 +109,8 @@ def rescore(
             moved = old.counts.get("moved", 0)
             out = (moved, spec.seed if moved else 0)
             found = truth(spec.dataset, spec.category, spec.protocol, spec.image_size, spec.evaluate, *out)
-            metrics = _metrics(old, path.with_suffix(".maps.safetensors"), found)
+            maps, scores = load_maps(path.with_suffix(".maps.safetensors"))
+            metrics = _metrics(old, maps, scores, found)
         except (_RefusedError, DamagedMapsError, UserError) as error:
             yield Rescored(old.spec.label(), old, refused=str(error).rstrip("."))
             continue
@@ -113,6 +119,7 @@ def rescore(
         new = old.model_copy(update={"metrics": metrics, "fingerprint": fingerprint, "rescored": now})
         if write:
             replace_record(results, path, new)
+            _view(results, path, new, maps, scores, on_disk(spec.dataset, spec.category)[1], cache)
         yield Rescored(old.spec.label(), old, new)
 
 
@@ -132,13 +139,37 @@ def _card(dataset: str, own: Mapping[str, Card]) -> Card:
     raise _RefusedError(f"dataset '{dataset}' has no built-in card: give its card with --cards")
 
 
-def _metrics(record: RunRecord, path: Path, truth: Truth) -> Metrics:
+def _view(
+    results: Path,
+    path: Path,
+    record: RunRecord,
+    maps: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    data: CategoryData,
+    cache: Path,
+) -> None:
+    """Makes what a report shows of maps for runs of versions that did not."""
+    if load_view(view_path(path)) is not None:
+        return
+    protocol = PROTOCOLS[record.spec.protocol]
+    fitted = (protocol.resize, protocol.crop)
+    # Runs that moved test images into training are younger than views, and have theirs.
+    if len(data.test) != len(maps):
+        return
+    try:
+        keep_view(path, maps, scores, data.test, record.identity.data, fitted, cache)
+    except OSError as error:
+        raise cannot_write(results, error) from error
+
+
+def _metrics(
+    record: RunRecord, maps: NDArray[np.float32], scores: NDArray[np.float32], truth: Truth
+) -> Metrics:
     if record.identity.defects != truth.defects:
         raise _RefusedError("its category's table of defects is not the one that it was made with")
     native = record.spec.evaluate == "native"
     if not native and record.fingerprint.mask_resize not in MASK_RESIZES:
         raise _RefusedError(f"its masks were resized in an unknown way, '{record.fingerprint.mask_resize}'")
-    maps, scores = load_maps(path)
     size = record.spec.image_size
     shape = (len(truth.kinds), size, size)
     if maps.shape != shape or scores.shape != maps.shape[:1]:

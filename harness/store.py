@@ -1,8 +1,9 @@
 """The results folder: one JSON file per run, there whole or not at all; two folders merge by copying.
 
 Layout: ``results/<dataset>/<category>/<method>/<key>.json``; what a run was asked to keep lies beside its
-record as ``<key>.maps.safetensors`` and ``<key>.weights.safetensors``, and thumbnails of the test
-images in the category's folder (:mod:`harness.pictures`).
+record as ``<key>.maps.safetensors`` and ``<key>.weights.safetensors``, what a report shows of maps as
+``<key>.view.safetensors`` (:mod:`harness.views`), and pictures of the test images in the category's folder
+(:mod:`harness.pictures`).
 """
 
 from __future__ import annotations

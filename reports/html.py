@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +35,7 @@ def page(
     pairs: Sequence[Pair] = (),
     audited: Audit | None = None,
     results: Path | None = None,
+    gallery: Gallery | None = None,
 ) -> str:
     """Returns the whole page as HTML.
 
@@ -41,7 +43,8 @@ def page(
         board: the measured numbers.
         pairs: published numbers beside measured ones, in a section of their own.
         audited: what is wrong within the published numbers; shown only where there are pairs.
-        results: folder of the records, for curves over epochs and kept maps; without it they are left out.
+        results: folder of the records, for curves over epochs; without it they are left out.
+        gallery: where kept maps and their pictures come from; without it there are none.
     """
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
@@ -53,11 +56,11 @@ def page(
     )
     records = [record for ranking in board.rankings for record in ranking.records.values()]
     brief = len(records) > MANY
-    payload, gallery = Payload(results, brief), Gallery(results)
+    payload = Payload(results, brief)
     rankings = []
     for ranking in board.rankings:
         payload.add(identifier(ranking), ranking)
-        rankings.append(section(ranking, brief) | {"gallery": gallery.of(ranking)})
+        rankings.append(section(ranking, brief) | {"gallery": gallery.of(ranking) if gallery else None})
     gaps = _gaps(board)
     return templates.get_template("index.html.j2").render(
         style=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),  # noqa: S704 (our own file)
@@ -132,11 +135,13 @@ def _failures(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
 
 def _environments(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """Each distinct machine and software state, and how many runs it made."""
-    counts: dict[str, int] = {}
-    for record in records:
-        text = json.dumps(record.environment, sort_keys=True)
-        counts[text] = counts.get(text, 0) + 1
-    weights = sorted({f"{name}: {sha}" for r in records for name, sha in r.identity.weights.items()})
+    # Records that come from the cache share them: each is looked at once.
+    shared = Counter(id(record.environment) for record in records)
+    counts = Counter[str]()
+    for place, environment in {id(record.environment): record.environment for record in records}.items():
+        counts[json.dumps(environment, sort_keys=True)] += shared[place]
+    identities = {id(record.identity): record.identity for record in records}.values()
+    weights = sorted({f"{name}: {sha}" for own in identities for name, sha in own.weights.items()})
     found = []
     for text, count in counts.items():
         environment = json.loads(text)

@@ -69,9 +69,9 @@ def _table(ranking: Ranking, metric: str, split: str, style: str, keys: Mapping[
     tied = None if compared is None else {m for m, tie in zip(complete, compared.tied, strict=True) if tie}
     native = ", evaluated at the masks' own size" if fingerprint.evaluation_resolution == "native" else ""
     bold = "" if tied is None else " Bold mean: not distinguishable from the best at 95 \\%."
+    title = f"{escape(METRICS[metric])} (\\%) on {escape(ranking.dataset + kind, breaks=True)}"
     caption = (
-        f"{escape(METRICS[metric])} (\\%) on {escape(ranking.dataset + kind, breaks=True)}; "
-        f"protocol {protocol.name}, {fingerprint.image_size} pixels{native}, {seeds} "
+        f"{title}; protocol {protocol.name}, {fingerprint.image_size} pixels{native}, {seeds} "
         f"(fingerprint \\texttt{{{escape(ranking.name)}}}).{bold}{badges}"
     )
     notes = Notes()
@@ -88,7 +88,7 @@ def _table(ranking: Ranking, metric: str, split: str, style: str, keys: Mapping[
         texts = [number(told(cell), rank, notes) for cell, rank in zip(cells, places, strict=True)]
         rows.append([first(category, notes), *texts])
     label = f"tab:{slug(ranking.dataset)}-{slug(ranking.name)}-{metric}-{slug(split)}".replace("_", "-")
-    return table(style, caption, label, "l" + "r" * len(ranking.methods), rows, notes)
+    return table(style, caption, label, "l" + "r" * len(ranking.methods), rows, notes, title)
 
 
 def _keys(ranking: Ranking, papers: Bibliography) -> dict[str, str]:

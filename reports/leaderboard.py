@@ -293,8 +293,8 @@ def selection_gaps(board: Leaderboard) -> list[tuple[str, str, float, float]]:
         for method in ranking.methods:
             pairs = [
                 (record.metrics["all"]["image_auroc"], record.metrics_last["all"]["image_auroc"])
-                for (name, _, _), record in ranking.records.items()
-                if name == method and record.metrics and record.metrics_last
+                for record in ranking.by_method[method]
+                if record.metrics and record.metrics_last
             ]
             both = [(a, b) for a, b in pairs if a is not None and b is not None]
             if both:

@@ -125,9 +125,10 @@ def to_latex(table: PaperTable, style: str = "tmlr") -> str:
     constant = ", ".join(
         f"{_HEAD[i]} {tex.escape(heads[0][i])}" for i in (0, 1, 2, 4) if same[i] and i not in columns
     )
-    caption = tex.escape(_title(table)) + (f" Throughout: {constant}." if constant else "")
+    title = tex.escape(_title(table))
+    caption = title + (f" Throughout: {constant}." if constant else "")
     spec = "l" * len(columns) + "r" * len(table.methods)
-    return tex.table(style, caption, f"tab:ulsad-{table.name}", spec, lines, notes)
+    return tex.table(style, caption, f"tab:ulsad-{table.name}", spec, lines, notes, title.partition(";")[0])
 
 
 def to_html(table: PaperTable) -> str:

@@ -201,7 +201,7 @@ def _maps(ranking: Ranking, category: str, results: Path) -> Figure | None:
     if not kept or pictures is None:
         return None
     chosen = typical(pictures, [k.scores for k in kept.values()])
-    rows = [[*photos(pictures, n), *(k.thumbs[n] for k in kept.values())] for n in chosen]
+    rows = [[*photos(pictures, n), *(k.grey(n) for k in kept.values())] for n in chosen]
     return picture_rows(["image", "mask", *map(short, kept)], rows) if rows else None
 
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from harness.maps import DamagedMapsError, load_parts, load_thumbs
+from harness.maps import DamagedMapsError, load_parts
 from harness.pictures import load_pictures, pictures_path
 from harness.spec import slug
 from harness.store import record_path
+from harness.views import load_view, view_path
 from reports.drawing import COLOURS, MARKS, axes_of, photos, picture_rows, short, typical
 from reports.leaderboard import MEAN, METRICS, Leaderboard, Ranking
 from reports.names import visible
@@ -66,23 +67,22 @@ def _parts(ranking: Ranking, category: str, results: Path, heads: dict[str, str]
         if record.spec.category != category or record.outcome != "ok":
             continue
         path = record_path(results, record.spec, record.key)
-        kept = load_thumbs(path.with_suffix(".maps.safetensors"))
+        kept = load_view(view_path(path))
         size, view = record.spec.image_size, record.fingerprint.view
         pictures = load_pictures(pictures_path(path, record.identity.data, size, view))
         raw = _raw(path)
         if kept is None or pictures is None or not heads.keys() <= raw.keys():
             continue
-        thumbs, scores = kept
-        if len(scores) != len(pictures.names):
+        if len(kept.scores) != len(pictures.names):
             continue
         shown = {name: _grey(raw[name], each=heads is _ATTENTION) for name in heads}
         rows = [
             [
                 *photos(pictures, n),
                 *(maps[n] for maps in shown.values()),
-                *([thumbs[n]] if heads is _BRANCHES else []),
+                *([kept.grey(n)] if heads is _BRANCHES else []),
             ]
-            for n in typical(pictures, [scores])
+            for n in typical(pictures, [kept.scores])
         ]
         titles = ["image", "mask", *heads.values(), *(["both"] if heads is _BRANCHES else [])]
         return picture_rows(titles, rows) if rows else None

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reports.names import code
+from reports.parts import Line, chunks, panels
 
 _SYMBOLS = {
     "\\": r"\textbackslash{}",
@@ -75,6 +76,8 @@ _LIGATURES = {"--", "``", "''", ",,", "?`", "!`"}
 _FONTS = re.compile(r"\\(?:textbf|underline|texttt|textsuperscript|emph|scriptsize|allowbreak)\b ?")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?: ± \d+(?:\.\d+)?)?")
 _LINE, _NAME, _ROW = 16, 56, 40
+# What a table may be made smaller by, and how high it may be in points: less than a page, for its caption.
+_SMALLEST, _PAGE = 0.75, 570
 
 
 @dataclass(frozen=True)
@@ -121,10 +124,20 @@ class Notes:
             self.texts.append(text)
         return self._sign(self.texts.index(text))
 
-    def tex(self) -> str:
-        """The explanations as a paragraph below the table, empty where there are none."""
-        shown = "; ".join(f"{self._sign(i)}\\,{escape(t, breaks=True)}" for i, t in enumerate(self.texts))
+    def tex(self, table: str | None = None) -> str:
+        """The explanations as a paragraph, of those that a table needs; empty where there are none."""
+        own = enumerate(self.texts) if table is None else self._needed(table)
+        shown = "; ".join(f"{self._sign(i)}\\,{escape(t, breaks=True)}" for i, t in own)
         return f"\n\\par\\smallskip{{\\footnotesize\\raggedright {shown}.\\par}}" if shown else ""
+
+    def heights(self, line: float) -> dict[str, float]:
+        """About how high in points each explanation is on lines so wide, by its sign."""
+        wide = [width(escape(text)) + 4 for text in self.texts]
+        return {self._sign(i): 9.5 * 4.6 / line * own for i, own in enumerate(wide)}
+
+    def _needed(self, table: str) -> list[tuple[int, str]]:
+        there = signs(table)
+        return [(i, text) for i, text in enumerate(self.texts) if self._sign(i) in there]
 
     @staticmethod
     def _sign(index: int) -> str:
@@ -133,6 +146,11 @@ class Notes:
             index, rest = divmod(index, 26)
             letters, index = chr(ord("a") + rest) + letters, index - 1
         return f"\\textsuperscript{{{letters}}}"
+
+
+def signs(table: str) -> set[str]:
+    """Returns the signs in a table that lead to explanations."""
+    return set(re.findall(r"\\textsuperscript\{[a-z]+\}", table))
 
 
 def escape(text: str, breaks: bool = False) -> str:
@@ -206,46 +224,90 @@ def number(text: str, place: int, notes: Notes, missing: str = "") -> str:
 
 
 def table(
-    style: str, caption: str, label: str, columns: str, rows: Sequence[Sequence[str] | str], notes: Notes
+    style: str,
+    caption: str,
+    label: str,
+    columns: str,
+    rows: Sequence[Sequence[str] | str],
+    notes: Notes,
+    title: str = "",
 ) -> str:
-    r"""A table that fits the line, its caption above.
+    r"""A table that fits the line and the page, its caption above.
+
+    What is much too wide is set in panels, with the first columns in each; what is too high goes on in
+    another float under the same number, with the head and the notes that it needs.
 
     Args:
         style: name of a style.
         caption: LaTeX.
         label: what ``\ref`` names.
-        columns: a letter for each column, e.g. ``lrr``.
-        rows: cells as LaTeX, the head first; a string stands as it is, e.g. ``\midrule``.
+        columns: a letter for each column, e.g. ``lrr``; those that name the row are ``l``, others not.
+        rows: cells as LaTeX, the head first; a string stands as it is: ``\midrule``, or a ``\multicolumn``
+            over all columns.
         notes: what is explained below.
+        title: the caption of what goes on elsewhere, LaTeX.
     """
-    cells = [row for row in rows if not isinstance(row, str)]
+    cells = [own for own in rows if not isinstance(own, str)]
     # The same numbers stand in many cells.
-    known = {text: width(text) for text in {text for row in cells for text in row}}
-    widths = [max(known[row[i]] for row in cells) for i in range(len(columns))]
-    normal = 5.4 * sum(widths) + 12 * len(columns)
-    small = 4.3 * sum(widths) + 8 * len(columns)
-    wide = small > STYLES[style].line and STYLES[style].page > STYLES[style].line
+    known = {text: width(text) for text in {text for own in cells for text in own}}
+    widths = [max(known[own[i]] for own in cells) for i in range(len(columns))]
+    smalls = [4.3 * w + 8 for w in widths]
+    wide = sum(smalls) > STYLES[style].line and STYLES[style].page > STYLES[style].line
     line = STYLES[style].page if wide else STYLES[style].line
+    shown = panels(smalls, len(columns) - len(columns.lstrip("l")), line / _SMALLEST)
     # How wide a citation is depends on the document: [1] or (Author et al., 2024).
-    scaled = small > line or any("\\cite{" in text for row in cells for text in row)
-    size = "" if normal <= line else "\\footnotesize\\setlength{\\tabcolsep}{4pt}%\n"
-    lines = [row if isinstance(row, str) else " & ".join(row) + r" \\" for row in rows]
-    body = "\n".join(["\\toprule", lines[0], "\\midrule", *lines[1:], "\\bottomrule"])
-    inner = f"\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}"
-    before = ""
-    if scaled:
-        before = "% Made smaller where it is wider than the line: load graphicx for that.\n"
-        before += "\\providecommand{\\resizebox}[3]{#3}\n"
-        fit = "\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi"
-        inner = f"\\resizebox{{{fit}}}{{!}}{{%\n{inner}%\n}}"
-    if size:
-        inner = f"{{{size}{inner}}}"
-    kind = "table*" if wide else "table"
-    place = "t" if wide else "htbp"
-    return (
-        f"{before}\\begin{{{kind}}}[{place}]\n\\centering\n\\caption{{{caption}}}\n\\label{{{label}}}\n"
-        f"{inner}{notes.tex()}\n\\end{{{kind}}}\n"
+    scaled = sum(smalls) > line or any("\\cite{" in text for text in known)
+    high, size = 12.0, ""
+    if sum(5.4 * w + 12 for w in widths) > line:
+        high, size = 9.6, "\\footnotesize\\setlength{\\tabcolsep}{4pt}%\n"
+
+    def tabular(own: Sequence[int], part: Sequence[Line]) -> str:
+        lines = [_row(some, own) for some in (rows[0], *part)]
+        body = "\n".join(["\\toprule", lines[0], "\\midrule", *lines[1:], "\\bottomrule"])
+        inner = f"\\begin{{tabular}}{{{''.join(columns[i] for i in own)}}}\n{body}\n\\end{{tabular}}"
+        if scaled:
+            fit = "\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi"
+            inner = f"\\resizebox{{{fit}}}{{!}}{{%\n{inner}%\n}}"
+        return f"{{{size}{inner}}}" if size else inner
+
+    def height(own: Sequence[int], part: Sequence[Line]) -> float:
+        there = signs(_texts([rows[0], *part], own)) if below else ()
+        return high * (len(part) + 6) + sum(below.get(sign, 0.0) for sign in there)
+
+    below = notes.heights(line)
+    floats: list[str] = []
+    left = 0.0
+    for own in shown:
+        for part in chunks(rows[1:], _PAGE, lambda some, own=own: height(own, some)):  # type: ignore[misc]
+            needed = height(own, part)
+            if needed <= left:
+                floats[-1] += "\n\\par\\medskip\n" + tabular(own, part)
+            else:
+                floats.append(tabular(own, part))
+                left = _PAGE
+            left -= needed
+    kind, place = ("table*", "t") if wide else ("table", "htbp")
+    before = "% Made smaller where it is wider than the line: load graphicx for that.\n" if scaled else ""
+    before += "\\providecommand{\\resizebox}[3]{#3}\n" if scaled else ""
+    heads = [f"\\caption{{{caption}}}\n\\label{{{label}}}"]
+    again = f"{title} (continued)" if title else "Continued"
+    heads += [f"\\addtocounter{{table}}{{-1}}\n\\caption{{{again}}}"] * (len(floats) - 1)
+    return before + "\n".join(
+        f"\\begin{{{kind}}}[{place}]\n\\centering\n{above}\n{inner}{notes.tex(inner)}\n\\end{{{kind}}}\n"
+        for above, inner in zip(heads, floats, strict=True)
     )
+
+
+def _row(row: Line, own: Sequence[int]) -> str:
+    """A row's cells in some columns; a title spans them."""
+    if isinstance(row, str):
+        return re.sub(r"^\\multicolumn\{\d+\}", rf"\\multicolumn{{{len(own)}}}", row)
+    return " & ".join(row[i] for i in own) + r" \\"
+
+
+def _texts(rows: Sequence[Line], own: Sequence[int]) -> str:
+    """The cells of some rows in some columns, one after the other."""
+    return " ".join(row[i] for row in rows if not isinstance(row, str) for i in own)
 
 
 def document(style: str, names: Sequence[str], bibliography: str = "") -> str:

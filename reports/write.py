@@ -22,6 +22,7 @@ from reports.html import page
 from reports.latex import tables
 from reports.leaderboard import MEAN, METRICS, Leaderboard, Ranking, build
 from reports.names import to_csv, visible
+from reports.page.gallery import FOLDER, Gallery, write_pictures
 from reports.paper_tables import files as files_of
 from reports.plots import chosen_figures, write_figures
 from reports.published import Published, published
@@ -110,8 +111,11 @@ def _write(
         if kinds & {"csv", "json", "parquet"}:
             _write_tidy(output, board, pairs, kinds)
         if "html" in kinds:
-            audited = audit(numbers) if pairs else None
-            write_atomically(output / FORMATS["html"], page(board, pairs, audited, results).encode())
+            audited, gallery = audit(numbers) if pairs else None, Gallery(results)
+            html = page(board, pairs, audited, results, gallery)
+            # First the pictures: a page never links to one that is not there yet.
+            write_pictures(output / FOLDER, gallery.files)
+            write_atomically(output / FORMATS["html"], html.encode())
         if "latex" in kinds:
             _write_tables(output / FORMATS["latex"], tables(board, style.name, style.cite))
         if "markdown" in kinds:

@@ -16,7 +16,7 @@ ALLOWED = {
     "harness": ("harness",),
     "methods": ("harness.method", "methods"),
     "reports": (
-        *("harness.spec", "harness.store", "harness.maps", "harness.pictures"),
+        *("harness.spec", "harness.store", "harness.maps", "harness.pictures", "harness.views"),
         *("harness.errors", "harness.files", "reports"),
     ),
 }

@@ -84,7 +84,7 @@ def scatter_svg(points: Sequence[Point], x_title: str, y_title: str) -> str:
     )
     named = ", ".join(visible(p.name) for p in front)
     about = f"{len(points)} methods. On the Pareto front, from slow to fast: {named}."
-    return _svg(left + width + 16, bottom + 8, f"{y_title} against {x_title}", about, parts)
+    return svg(left + width + 16, bottom + 8, f"{y_title} against {x_title}", about, parts)
 
 
 def intervals_svg(rows: Sequence[tuple[str, float, float | None, float | None]], title: str) -> str:
@@ -118,7 +118,7 @@ def intervals_svg(rows: Sequence[tuple[str, float, float | None, float | None]],
         parts.append(f'<circle class="on" cx="{x(value):.1f}" cy="{y:.1f}" r="4"/>')
     parts.append(f'<text class="mid" x="{left + width / 2}" y="{bottom + 36}">{escape(title)}</text>')
     about = "; ".join(f"{visible(n)} {v:+.1f}" for n, v, _, _ in rows)
-    return _svg(left + width + 16, bottom + 44, title, about, parts)
+    return svg(left + width + 16, bottom + 44, title, about, parts)
 
 
 def histogram_svg(normal: Sequence[float], anomalous: Sequence[float], title: str) -> str:
@@ -129,7 +129,7 @@ def histogram_svg(normal: Sequence[float], anomalous: Sequence[float], title: st
         anomalous: scores of anomalous images.
         title: what it says to those who cannot see it.
     """
-    bins, width, half = 24, 200, 44
+    bins, width, top, half = 24, 200, 16, 44
     everything = [*normal, *anomalous]
     low, high = min(everything), max(everything)
     scale = (high - low) or 1.0
@@ -142,42 +142,26 @@ def histogram_svg(normal: Sequence[float], anomalous: Sequence[float], title: st
         for place, count in enumerate(counts):
             if count:
                 size = half * count / most
-                y = half - size if sign < 0 else half + 1
+                y = top + half + (-size if sign < 0 else 1)
                 parts.append(
                     f'<path class="{kind}" d="M{place * width / bins:.1f} {y:.1f}h{width / bins - 1:.1f}'
                     f'v{size:.1f}h-{width / bins - 1:.1f}z"/>'
                 )
-    parts.append(f'<path class="axis" d="M0 {half + 0.5}H{width}"/>')
-    about = f"{len(normal)} normal scores above the line, {len(anomalous)} anomalous ones below it."
-    return _svg(width, 2 * half + 2, title, about, parts)
-
-
-def roc_svg(normal: Sequence[float], anomalous: Sequence[float], title: str) -> str:
-    """Returns the ROC curve of image scores, and the diagonal of a method that guesses.
-
-    Args:
-        normal: scores of normal images, at least one.
-        anomalous: scores of anomalous images, at least one.
-        title: what it says to those who cannot see it.
-    """
-    side = 90
-    ranked = sorted([(s, 0) for s in normal] + [(s, 1) for s in anomalous], reverse=True)
-    false = true = 0
-    points = [(0.0, 0.0)]
-    for place, (score, positive) in enumerate(ranked):
-        true, false = true + positive, false + 1 - positive
-        if place + 1 == len(ranked) or ranked[place + 1][0] != score:
-            points.append((false / len(normal), true / len(anomalous)))
-    line = "L".join(f"{a * side:.1f} {side * (1 - b):.1f}" for a, b in points)
-    parts = [
-        f'<path class="grid" d="M0 {side}L{side} 0"/>',
-        f'<path class="axis" d="M0 0V{side}H{side}"/>',
-        f'<path class="front" d="M{line}"/>',
+    bottom = top + 2 * half + 30
+    parts += [
+        f'<path class="axis" d="M0 {top + half + 0.5}H{width}"/>',
+        f'<text x="0" y="11">{len(normal)} normal</text>',
+        f'<text x="0" y="{bottom - 16}">{len(anomalous)} anomalous</text>',
+        f'<text x="0" y="{bottom}">{low:.3g}</text>',
+        f'<text class="mid" x="{width / 2}" y="{bottom}">score</text>',
+        f'<text class="end" x="{width}" y="{bottom}">{high:.3g}</text>',
     ]
-    return _svg(side + 2, side + 2, title, "True against false positive rate.", parts)
+    about = f"{len(normal)} normal scores above the line, {len(anomalous)} anomalous ones below it."
+    return svg(width, bottom + 4, title, about, parts)
 
 
-def _svg(width: float, height: float, title: str, about: str, parts: Sequence[str]) -> str:
+def svg(width: float, height: float, title: str, about: str, parts: Sequence[str]) -> str:
+    """Returns a chart of parts, which say their name and what they are about to those who cannot see."""
     return (
         f'<svg class="chart" role="img" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
         f'aria-label="{escape(visible(title))}. {escape(about)}">' + "".join(parts) + "</svg>"

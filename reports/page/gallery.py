@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from harness.maps import load_thumbs
+from harness.files import write_atomically
 from harness.pictures import Pictures, load_pictures, pictures_path
 from harness.spec import slug
 from harness.store import record_path
+from harness.views import View, load_view, view_path
 from reports.leaderboard import Ranking
 from reports.names import visible
-from reports.page.charts import histogram_svg, roc_svg
+from reports.page.charts import histogram_svg
+from reports.page.curves import Rates, area, curve_svg, roc, until
+from reports.page.drawing import heat, outlined, thumbnail
 
 # Bytes of images and charts that a page carries; what comes after is left out, and the page says so.
 _BUDGET = 2_500_000
 # How many images of a kind of choice are shown.
 _EACH = 3
+# Where full pictures lie beside the page.
+FOLDER = "pictures"
+_PICTURE = re.compile(r".*-(?P<sum>[0-9a-f]{16})\.jpg")
+# False-positive rate up to which AUPRO is integrated.
+_LIMIT = 0.3
+# Sides of thumbnails in pixels.
+_PHOTO, _MAP = 160, 96
 
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Of one run: thumbnails of its maps, uint8 ``[N, 64, 64]``, and its scores ``[N]``."""
-
-    thumbs: npt.NDArray[np.uint8]
-    scores: npt.NDArray[np.float32]
-
-
-def kept_maps(results: Path, ranking: Ranking, category: str) -> tuple[dict[str, Kept], Pictures | None]:
+def kept_maps(results: Path, ranking: Ranking, category: str) -> tuple[dict[str, View], Pictures | None]:
     """Returns the maps of each method's first seed that has them, and the images that belong to them.
 
     Args:
@@ -45,9 +45,9 @@ def kept_maps(results: Path, ranking: Ranking, category: str) -> tuple[dict[str,
         ranking: whose runs.
         category: of its dataset.
     """
-    kept: dict[str, Kept] = {}
+    kept: dict[str, View] = {}
     pictures = None
-    # Without thumbnails there is no gallery: one look instead of one for every run.
+    # Without pictures there is no gallery: one look instead of one for every run.
     if not any((results / slug(ranking.dataset) / slug(category)).glob("*.images.safetensors")):
         return kept, pictures
     for method in ranking.methods:
@@ -56,23 +56,28 @@ def kept_maps(results: Path, ranking: Ranking, category: str) -> tuple[dict[str,
             if record is None or record.outcome != "ok":
                 continue
             path = record_path(results, record.spec, record.key)
-            found = load_thumbs(path.with_suffix(".maps.safetensors"))
+            found = load_view(view_path(path))
             if found is None:
                 continue
             size, view = record.spec.image_size, record.fingerprint.view
             pictures = pictures or load_pictures(pictures_path(path, record.identity.data, size, view))
-            if pictures is not None and len(found[1]) == len(pictures.names):
-                kept[method] = Kept(*found)
+            if pictures is not None and len(found.scores) == len(pictures.names):
+                kept[method] = found
                 break
     return kept, pictures
 
 
 class Gallery:
-    """Fills a page with pictures up to a limit of bytes."""
+    """Fills a page with pictures up to a limit of bytes.
+
+    Attributes:
+        files: the same pictures in full size, by their names in :data:`FOLDER`.
+    """
 
     def __init__(self, results: Path | None) -> None:
         self._results = results
         self._left = _BUDGET
+        self.files: dict[str, bytes] = {}
 
     def of(self, ranking: Ranking) -> dict[str, Any]:
         """Returns the gallery of a ranking, category by category, and which categories found no space."""
@@ -90,12 +95,12 @@ class Gallery:
             shown.append(self._category(category, kept, pictures))
         return {"categories": shown, "left_out": left_out}
 
-    def _category(self, category: str, kept: dict[str, Kept], pictures: Pictures) -> dict[str, Any]:
+    def _category(self, category: str, kept: dict[str, View], pictures: Pictures) -> dict[str, Any]:
         anomalous = np.array([kind != "normal" for kind in pictures.kinds])
         places = np.stack([places_of(k.scores) for k in kept.values()])
         groups = []
         for title, about, chosen in choices(places, anomalous, pictures.kinds):
-            rows = [self._row(n, kept, places, pictures) for n in chosen]
+            rows = [self._row(category, n, kept, places, pictures) for n in chosen]
             if rows:
                 groups.append({"title": title, "about": about, "rows": rows})
         return {
@@ -105,7 +110,9 @@ class Gallery:
             "charts": [self._charts(method, k, anomalous) for method, k in kept.items()],
         }
 
-    def _row(self, n: int, kept: dict[str, Kept], places: Floats, pictures: Pictures) -> dict[str, Any]:
+    def _row(
+        self, category: str, n: int, kept: dict[str, View], places: Floats, pictures: Pictures
+    ) -> dict[str, Any]:
         kind, defect = pictures.kinds[n], pictures.defects[n]
         what = (
             kind
@@ -113,33 +120,75 @@ class Gallery:
             else f"{kind}: {defect.replace('_', ' ')}"
         )
         name = visible(pictures.names[n])
-        maps = [
-            {
-                "src": self._image(_heat(k.thumbs[n])),
-                "alt": f"Anomaly map of {visible(method)} for {name}",
-                "place": f"{100 * places[m, n]:.0f}",
-            }
-            for m, (method, k) in enumerate(kept.items())
-        ]
+        photo, mask = pictures.images[n], pictures.masks[n]
+        maps = []
+        for m, (method, k) in enumerate(kept.items()):
+            full = heat(k.grey(n))
+            maps.append(
+                self._picture(full, thumbnail(full, _MAP), f"{category}-{n}-{method}")
+                | {
+                    "alt": f"Anomaly map of {visible(method)} for {name}",
+                    "place": f"{100 * places[m, n]:.0f}",
+                }
+            )
         return {
             "name": name,
             "what": visible(what),
-            "image": self._image(pictures.images[n], "jpeg"),
-            "mask": self._image(pictures.masks[n], "png"),
+            "image": self._picture(photo, thumbnail(photo, _PHOTO), f"{category}-{n}-image"),
+            "mask": self._picture(outlined(photo, mask), thumbnail(mask, _PHOTO), f"{category}-{n}-outline"),
             "maps": maps,
         }
 
-    def _charts(self, method: str, kept: Kept, anomalous: npt.NDArray[np.bool_]) -> dict[str, str]:
+    def _charts(self, method: str, kept: View, anomalous: npt.NDArray[np.bool_]) -> dict[str, Any]:
         normal, other = kept.scores[~anomalous].tolist(), kept.scores[anomalous].tolist()
-        histogram = histogram_svg(normal, other, f"Scores of {method}") if normal and other else ""
-        roc = roc_svg(normal, other, f"ROC curve of {method}") if normal and other else ""
-        self._left -= len(histogram) + len(roc)
-        return {"method": method, "histogram": histogram, "roc": roc}
+        svgs: list[str] = []
+        areas: list[str] = []
 
-    def _image(self, content: bytes, kind: str = "jpeg") -> str:
-        text = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-        self._left -= len(text)
-        return text
+        def add(curve: Rates, y_title: str, kind: str, name: str) -> None:
+            svgs.append(curve_svg(curve, y_title, f"{kind} of {method}"))
+            areas.append(f"{name} {100 * area(curve):.1f}")
+
+        if normal and other:
+            svgs.append(histogram_svg(normal, other, f"Scores of {method}"))
+            add(roc(normal, other), "TPR of images", "ROC curve of images", "image AUROC")
+        if kept.curve.shape[1]:
+            false, true, overlap = kept.curve.astype(np.float64)
+            add(np.stack([false, true]), "TPR of pixels", "ROC curve of pixels", "pixel AUROC")
+            add(until(np.stack([false, overlap]), _LIMIT), "overlap (PRO)", "PRO curve", "AUPRO")
+        self._left -= sum(map(len, svgs))
+        return {"method": method, "svgs": svgs, "areas": ", ".join(areas)}
+
+    def _picture(self, full: bytes, shown: str, name: str) -> dict[str, str]:
+        """A thumbnail's address and that of the full picture, which becomes a file."""
+        self._left -= len(shown)
+        file = f"{slug(name)[:80]}-{_sum(full)}.jpg"
+        self.files[file] = full
+        return {"src": shown, "full": f"{FOLDER}/{file}"}
+
+
+def write_pictures(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes full pictures, and removes those of earlier reports; other files stay.
+
+    A picture's name ends in the sum of its content: so one that is there already is the same, and what
+    carries another name or was changed is nobody's but its owner's.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    old = {path.name: path for path in folder.glob("*.jpg")} if folder.is_dir() else {}
+    for name, content in files.items():
+        if name not in old:
+            write_atomically(folder / name, content)
+    for name, path in old.items():
+        found = _PICTURE.fullmatch(name)
+        if name not in files and found and _sum(path.read_bytes()) == found["sum"]:
+            path.unlink()
+    if old and not files and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _sum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def choices(
@@ -178,19 +227,3 @@ def places_of(scores: npt.NDArray[np.float32]) -> Floats:
     lower = (scores[:, None] > scores[None, :]).sum(axis=1)
     same = (scores[:, None] == scores[None, :]).sum(axis=1) - 1
     return np.asarray((lower + same / 2) / max(len(scores) - 1, 1), dtype=np.float64)
-
-
-# Black, violet, red, orange, light yellow: lightness alone tells low from high, also in print.
-_STOPS = np.array(
-    [[0, 0, 4], [58, 15, 110], [140, 41, 129], [222, 73, 104], [254, 159, 109], [252, 253, 191]], np.float64
-)
-
-
-def _heat(thumb: npt.NDArray[np.uint8]) -> bytes:
-    """A map ``[H, W]`` in colours, as a JPEG file."""
-    table = np.stack(
-        [np.interp(np.arange(256), np.linspace(0, 255, len(_STOPS)), _STOPS[:, c]) for c in range(3)], axis=1
-    ).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(table[thumb]).save(buffer, "JPEG", quality=80, optimize=True)
-    return buffer.getvalue()

@@ -1,7 +1,8 @@
 """What the page's script knows of each run: packed columns, so that 100,000 runs fit a page.
 
 One JSON text, compressed by zlib, in base64. Of each ranking there are flat columns over
-``(method, category, seed)`` in that order, with ``null`` where there is no run.
+``(method, category, seed)`` in that order, with ``null`` where there is no run; half-widths of intervals
+over ``(method, category)``; means and their intervals by method.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import base64
 import json
 import shlex
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from harness.spec import RunRecord, RunSpec, slug
 from harness.store import read_record, record_path
 from reports.leaderboard import METRICS, Ranking
 from reports.names import visible
+from reports.statistics import estimate, units
 
 # What the page opens of a cell.
 SHOWN = (
@@ -46,6 +48,7 @@ class Payload:
     def __init__(self, results: Path | None, brief: bool) -> None:
         self._results, self._brief = results, brief
         self._environments: dict[str, int] = {}
+        self._places: dict[int, int] = {}
         self._failures: dict[str, int] = {}
         self._rankings: dict[str, Any] = {}
         self._curves = 0
@@ -59,13 +62,13 @@ class Payload:
             for seed in ranking.seeds
         ]
         shown = _MAIN if self._brief else SHOWN
+        metrics = {split: [m for m in ranking.metrics(split) if m in shown] for split in ranking.splits}
         values = {
             split: {
                 metric: _hundredths(ranking.grid.values[..., ranking.grid.column(split, metric)])
-                for metric in ranking.metrics(split)
-                if metric in shown
+                for metric in own
             }
-            for split in ranking.splits
+            for split, own in metrics.items()
         }
         timed = [run.timings if run else None for run in runs]
         self._rankings[name] = {
@@ -74,6 +77,9 @@ class Payload:
             "categories": [visible(c) for c in ranking.categories],
             "seeds": list(ranking.seeds),
             "values": values,
+            "half": {split: _half_widths(ranking, split, own) for split, own in metrics.items()},
+            "counted": {split: len(ranking.split_categories(split)) for split in metrics},
+            "means": {split: {m: _means(ranking, split, m) for m in own} for split, own in metrics.items()},
             "outcome": "".join("-" if r is None else str(_OUTCOMES.index(r.outcome)) for r in runs),
             "file": [str(record_path(Path(), r.spec, r.key)) if r else None for r in runs]
             if not self._brief
@@ -104,10 +110,15 @@ class Payload:
     def _environment(self, record: RunRecord | None) -> int | None:
         if record is None:
             return None
-        environment = dict(record.environment)
-        packages = environment.pop("packages", {})
-        text = _text(environment | (packages if isinstance(packages, dict) else {}))
-        return self._environments.setdefault(text, len(self._environments))
+        # Records that come from the cache share it: each is put in words once.
+        place = self._places.get(id(record.environment))
+        if place is None:
+            environment = dict(record.environment)
+            packages = environment.pop("packages", {})
+            text = _text(environment | (packages if isinstance(packages, dict) else {}))
+            place = self._environments.setdefault(text, len(self._environments))
+            self._places[id(record.environment)] = place
+        return place
 
     def _failure(self, record: RunRecord) -> int:
         assert record.failure is not None  # noqa: S101 (only failed runs are asked)
@@ -156,6 +167,25 @@ def command(spec: RunSpec) -> str:
 
 def _commands(ranking: Ranking) -> dict[str, str]:
     return {visible(method): command(own[0].spec) for method, own in ranking.by_method.items()}
+
+
+def _half_widths(ranking: Ranking, split: str, metrics: Sequence[str]) -> dict[str, list[int | None]]:
+    """Half of the 95 % interval over the seeds, of each method and category, see ``reports.grid.Summary``."""
+    found = [ranking.summary(category, split) for category in ranking.categories]
+    halves = np.stack([(summary.high - summary.low) / 2 for summary in found], axis=1)
+    return {m: _hundredths(halves[..., ranking.grid.column(split, m)]) for m in metrics}
+
+
+def _means(ranking: Ranking, split: str, metric: str) -> list[list[int | None] | None]:
+    """Of each method the mean over categories and the ends of its 95 % interval, if every run is there."""
+    methods, scores = ranking.scores(split, metric)
+    if not methods:
+        return [None] * len(ranking.methods)
+    found = estimate(units(scores))
+    low, high = (np.full_like(found.mean, np.nan) if end is None else end for end in (found.low, found.high))
+    ends = np.stack([found.mean, np.clip(low, 0, 100), np.clip(high, 0, 100)], axis=1)
+    own = {method: _hundredths(row) for method, row in zip(methods, ends, strict=True)}
+    return [own.get(method) for method in ranking.methods]
 
 
 def _hundredths(percent: npt.NDArray[np.float64]) -> list[int | None]:

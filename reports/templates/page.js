@@ -3,10 +3,14 @@
 // The page is whole without this script, which adds: sorting, filtering, links to a view, and what lies behind a cell.
 (() => {
   /**
-   * Of one ranking; flat columns run over (method, category, seed). Values are hundredths of a percent.
+   * Of one ranking; flat columns run over (method, category, seed), `half` over (method, category) with half the
+   * 95 % interval over seeds; `means` are the mean over the `counted` categories of a split and its interval. In hundredths of a percent.
    * @typedef {{
    *   dataset: string, methods: string[], categories: string[], seeds: number[],
    *   values: Record<string, Record<string, (number | null)[]>>, outcome: string,
+   *   half: Record<string, Record<string, (number | null)[]>>,
+   *   means: Record<string, Record<string, ([number, number | null, number | null] | null)[]>>,
+   *   counted: Record<string, number>,
    *   file: (string | null)[] | null, folder: [string[], string[]],
    *   fit: (number | null)[], speed: (number | null)[], memory: (number | null)[], epoch: (number | null)[],
    *   environment: (number | null)[], failure: Record<string, number>, curve: Record<string, Curve>,
@@ -234,7 +238,7 @@
     dialog.replaceChildren(
       make("header", {}, title, close),
       make("h3", {}, `Runs, ${split === "all" ? "all anomalies" : split.replace("_", " ")}, in %`),
-      runTable(runs, split, m, picked, metrics),
+      ...runTable(runs, split, m, picked, metrics),
       ...curves(runs, m, picked),
       make("h3", {}, "The command that does it again"),
       make("pre", {}, command),
@@ -290,7 +294,49 @@
       body.append(make("tr", {}, make("th", { scope: "row" }, first), ...cells.map((text) => make("td", {}, text))));
     }
     const head = make("thead", {}, make("tr", {}, ...heads.map((text) => make("th", { scope: "col" }, text))));
-    return make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Runs" }, make("table", {}, head, body));
+    const before = categories.length > 1 ? 1 : 0;
+    const rest = heads.length - 1 - before - own.length;
+    const [sums, about] = summary(runs, split, m, categories);
+    const foot = make("tfoot", {}, ...sums.map(([title, ...cells]) => make("tr", {},
+      make("th", { scope: "row" }, title), ...Array(before).fill("").concat(cells, Array(rest).fill("")).map((text) => make("td", {}, text)))));
+    return [
+      make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Runs" }, make("table", {}, head, body, foot)),
+      make("p", {}, about),
+    ];
+  }
+
+  /**
+   * Rows of the mean and of its interval, one cell for each metric, and a sentence on them.
+   * @param {Runs} runs @param {string} split @param {number} m @param {number[]} categories @returns {[string[][], string]}
+   */
+  function summary(runs, split, m, categories) {
+    const text = (/** @type {number} */ hundredths) => (hundredths / 100).toFixed(2);
+    const range = (/** @type {number} */ low, /** @type {number} */ high) => `${text(Math.max(low, 0))} to ${text(Math.min(high, 1e4))}`;
+    const seeds = runs.seeds.length, kept = Object.keys(runs.values[split] ?? {});
+    if (categories.length > 1) {
+      const means = kept.map((key) => runs.means[split][key][m]);
+      if (!means.some(Boolean)) return [[], "Not every run has a number: there is no mean, and no interval."];
+      const rows = [["Mean", ...means.map((found) => (found ? text(found[0]) : "–"))]];
+      rows.push(["95 % interval", ...means.map((found) => (found && found[1] !== null && found[2] !== null ? range(found[1], found[2]) : "–"))]);
+      const count = runs.counted[split];
+      const each = seeds > 1 ? `each the mean of ${seeds} seeds` : "each with one seed only";
+      const over = count > 1 ? `${count} categories, ${each}` : `${seeds} seeds of the one category that counts`;
+      return [rows, count === 1 && seeds === 1 ? "One category and one seed: there is no interval." : `Interval of the mean by Student's t over ${over}.`];
+    }
+    const [c] = categories;
+    const own = kept.map((key) => indices(runs, m, categories).map((i) => runs.values[split][key][i]).filter((value) => value !== null));
+    const most = Math.max(0, ...own.map((values) => values.length));
+    if (most === 0) return [[], "There is no number."];
+    if (most === 1) return [[], `${seeds === 1 ? "One seed only" : `One of ${seeds} seeds only`}: there is no interval.`];
+    const means = own.map((values) => (values.length ? values.map(Number).reduce((a, b) => a + b) / values.length : null));
+    const halves = kept.map((key) => runs.half[split][key][m * runs.categories.length + c]);
+    return [
+      [
+        ["Mean", ...means.map((mean) => (mean === null ? "–" : text(mean)))],
+        ["95 % interval", ...means.map((mean, k) => (mean === null || halves[k] === null ? "–" : range(mean - Number(halves[k]), mean + Number(halves[k]))))],
+      ],
+      `Interval of the mean by Student's t over ${most} ${most < seeds ? `of ${seeds} ` : ""}seeds.`,
+    ];
   }
 
   /** @param {string} title @param {(number | null | undefined)[]} places @param {string[]} from */

@@ -22,7 +22,9 @@ from harness import files
 from harness import rescore as module
 from harness.cli import main
 from harness.maps import LEVELS, load_maps
+from harness.pictures import load_pictures
 from harness.spec import RunRecord
+from harness.views import View, load_view
 from tests.harness import places
 
 METHOD = '''
@@ -262,6 +264,27 @@ def test_maps_in_the_first_format_serve_as_well(place: Path, rescore: Callable[.
         maps, scores = load_maps(path.with_suffix(".maps.safetensors"))
         save_file({"maps": maps, "scores": scores}, path.with_suffix(".maps.safetensors"))
     assert "4 records re-scored" in rescore().output
+
+
+def test_views_and_pictures_that_are_missing_are_made(place: Path, rescore: Callable[..., Result]) -> None:
+    before = set(contents(place))
+    views, images = ([p for p in before if p.name.endswith(f".{k}.safetensors")] for k in ("view", "images"))
+    made = {**{p: load_view(p) for p in views}, **{p: load_pictures(p) for p in images}}
+    assert (len(views), len(images)) == (4, 4)
+    for path in made:
+        path.unlink()
+    assert "4 records re-scored" in rescore("--dry-run").output.replace("would be ", "")
+    assert not any(path.exists() for path in made)
+    assert "4 records re-scored" in rescore().output
+    assert set(contents(place)) == before
+    assert all(load_pictures(path) == made[path] is not None for path in images)
+    for path in views:
+        old, new = made[path], load_view(path)
+        assert isinstance(old, View)
+        assert new is not None
+        # The maps are nearly the same, as they were kept in 16 bits.
+        assert np.abs(new.curve - old.curve).max() < 0.01
+        assert np.array_equal(new.scores, old.scores)
 
 
 def test_failed_runs_and_unknown_datasets(place: Path, rescore: Callable[..., Result]) -> None:

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
+from scipy import stats
 
 from harness.dataset import Sample
-from harness.maps import save_maps
-from harness.pictures import keep_pictures, load_pictures, pictures_path
+from harness.pictures import load_pictures
 from harness.spec import EpochLog, Failure, Identity, RunRecord, RunSpec, Timings, fingerprint
 from harness.store import record_path, write_record
+from harness.views import keep_view
 from reports.page.charts import Point, pareto, scatter_svg
 from reports.page.gallery import choices
 from reports.page.payload import command
@@ -101,12 +103,10 @@ def _keep(folder: Path, results: Path) -> None:
     for method in METHODS:
         record = run(method, "bolt", 0)
         path = record_path(results, record.spec, record.key)
-        keep_pictures(
-            pictures_path(path, "d-bolt", 64, "antialiased"), samples, 64, "antialiased", folder / "cache"
-        )
         maps = noise.random((12, 64, 64), dtype=np.float32)
         maps[4:, 8:24, 8:24] += METHODS.index(method)
-        save_maps(path.with_suffix(".maps.safetensors"), maps, maps.max(axis=(1, 2)))
+        scores = maps.max(axis=(1, 2))
+        keep_view(path, maps, scores, samples, "d-bolt", "antialiased", folder / "cache")
 
 
 def first(tab: Any) -> Any:
@@ -176,6 +176,45 @@ def test_a_cell_opens_its_runs_curve_command_and_failure(report: Path) -> None:
         assert "gamma" in tab.get_by_role("dialog").inner_text()
 
 
+def _opened_summary(page: Path, method: int, column: int) -> tuple[dict[str, str], str]:
+    """Of an opened cell by category: mean and interval of image AUROC, and what is said of them."""
+    with opened(page) as tab:
+        section = tab.locator("section.ranking[data-protocol=strict]")
+        section.get_by_text("Per category").click()
+        table = section.locator("details.lazy table").first
+        table.locator(f"tbody tr[data-method='{method}'] td").nth(column).get_by_role("button").click()
+        dialog = tab.get_by_role("dialog")
+        rows = [row.locator("th, td").all_inner_texts() for row in dialog.locator("tfoot tr").all()]
+        first = 2 if column == 0 else 1
+        return {row[0]: row[first] for row in rows}, dialog.locator("p").first.inner_text()
+
+
+def test_an_opened_cell_says_how_sure_its_mean_is(report: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(report.with_name("leaderboard.csv"))
+    wanted = "protocol == 'strict' and split == 'all' and metric == 'image_auroc' and method == 'alpha'"
+    (row,) = table.query(f"{wanted} and category == 'nut'").to_dict("records")
+    found, about = _opened_summary(report, 0, 2)
+    assert found == {"Mean": f"{row['mean']:.2f}", "95 % interval": f"{row['low']:.2f} to {row['high']:.2f}"}
+    assert about == "Interval of the mean by Student's t over 2 seeds."
+    # Over the categories it is that of the table of means.
+    values = table.query(f"{wanted} and category != 'mean'")["mean"].to_numpy()
+    low, high = stats.t.interval(0.95, 2, values.mean(), values.std(ddof=1) / 3**0.5)
+    found, about = _opened_summary(report, 0, 0)
+    assert found == {"Mean": f"{values.mean():.2f}", "95 % interval": f"{low:.2f} to {high:.2f}"}
+    assert about == "Interval of the mean by Student's t over 3 categories, each the mean of 2 seeds."
+    # Of gamma's two seeds on nuts one failed; its mean over categories does not exist.
+    assert _opened_summary(report, 2, 2) == ({}, "One of 2 seeds only: there is no interval.")
+    assert (
+        _opened_summary(report, 2, 0)[1] == "Not every run has a number: there is no mean, and no interval."
+    )
+    for category in CATEGORIES:
+        write_record(tmp_path / "results", run("alpha", category, 0))
+    write(tmp_path / "results", tmp_path / "out")
+    page = tmp_path / "out" / "index.html"
+    assert _opened_summary(page, 0, 1) == ({}, "One seed only: there is no interval.")
+    assert "3 categories, each with one seed only" in _opened_summary(page, 0, 0)[1]
+
+
 def test_the_gallery_shows_every_methods_map(report: Path) -> None:
     with opened(report) as tab:
         section = tab.locator("section.ranking[data-protocol=strict]")
@@ -188,6 +227,11 @@ def test_the_gallery_shows_every_methods_map(report: Path) -> None:
         assert pictures.first.evaluate("i => i.decode().then(() => i.naturalWidth)") == 64
         for title in ("Typical: structural", "Worst misses", "Worst false alarms", "Disagreement"):
             assert section.get_by_text(title).is_visible()
+        figures = section.locator("details.gallery figure.curves")
+        assert figures.count() == len(METHODS)
+        assert figures.first.locator("svg.chart").count() == 4
+        table.get_by_role("link", name="Anomaly map of alpha").first.click()
+        assert tab.evaluate("[location.protocol, document.images[0].naturalWidth]") == ["file:", 64]
 
 
 def test_the_page_is_whole_without_a_script(report: Path) -> None:

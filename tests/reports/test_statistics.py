@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from reports.figures import critical_difference_svg
 from reports.statistics import compare, estimate, rank_tests, units, win_rates
@@ -89,3 +90,26 @@ def test_the_diagram_is_accessible_and_joins_what_is_within_the_difference() -> 
     assert "a<b 1.20" in str(root[1].text)
     assert text.count('class="tie"') == 1
     assert "currentColor" in text
+
+
+def test_signed_rank_tests_are_scipys_pair_by_pair() -> None:
+    rng = np.random.default_rng(0)
+    for size in (3, 7, 15, 60):
+        scores = rng.normal(80, 3, (6, size, 2))
+        scores[1] = scores[0]  # equal throughout
+        scores[2, 0] = scores[0, 0]  # a difference of zero
+        scores[3] = np.round(scores[3])
+        scores[4] = scores[3] + 1  # all differences equal
+        found = rank_tests(scores)
+        assert found is not None
+        values = scores.mean(axis=2).round(9)
+        raw = [
+            stats.wilcoxon(values[a], values[b]).pvalue if (values[a] != values[b]).any() else 1.0
+            for a in range(6)
+            for b in range(a + 1, 6)
+        ]
+        # Holm's correction from its definition.
+        order = np.argsort(raw)
+        holm = np.ones(15)
+        holm[order] = np.minimum(np.maximum.accumulate(np.array(raw)[order] * np.arange(15, 0, -1)), 1)
+        assert found.wilcoxon[np.triu_indices(6, 1)] == pytest.approx(holm)
