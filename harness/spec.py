@@ -26,9 +26,9 @@ Evaluate = Literal["input", "native"]
 
 
 class Frozen(BaseModel):
-    """An immutable value that refuses fields it does not know."""
+    """An immutable value that refuses fields it does not know, and numbers that JSON has not."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Protocol(Frozen):
