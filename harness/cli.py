@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 import sys
 from collections.abc import Iterator
@@ -44,6 +45,10 @@ def _stoppable() -> Iterator[None]:
 @click.version_option(__version__, prog_name="bench")
 def main() -> None:
     """A benchmark and leaderboard for industrial image anomaly detection."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names of files may hold what the terminal's encoding has not.
+            stream.reconfigure(errors="backslashreplace")
 
 
 @main.command()

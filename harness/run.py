@@ -59,6 +59,8 @@ def run_plan(
         closing(claims),
         _watched(results) as check_folder,
         Display(console, len(plan.todo), quiet, len(devices)) as display,
+        # Closed at once where a record cannot be written: its workers need not go on.
+        closing(run_all(claims, devices, timeout, display.started, display.epoch)) as done,
     ):
 
         def take_over() -> None:
@@ -66,7 +68,7 @@ def run_plan(
                 records.append(record)
                 display.finished(record, elsewhere=True)
 
-        for record in run_all(claims, devices, timeout, display.started, display.epoch):
+        for record in done:
             take_over()
             if record is None:
                 continue

@@ -16,7 +16,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, TimeoutError
 from contextlib import suppress
 from contextvars import ContextVar
@@ -60,7 +60,7 @@ def run_all(
     on_start: Callable[[RunTask], None],
     on_epoch: Progress,
     silence: float = SILENCE,
-) -> Iterator[RunRecord | None]:
+) -> Generator[RunRecord | None, None, None]:
     """Executes tasks in worker processes, one for each device, and yields a record for each as they end.
 
     ``None`` comes in between about once a second, for the caller to look round. Where the system asks this

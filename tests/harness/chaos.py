@@ -38,10 +38,10 @@ def chaos(place: Path, runs: int, seed: int, kills: int) -> Toll:
         place: a folder of :func:`make_place`.
         runs: how many runs, an even number.
         seed: of the moments and victims.
-        kills: how many processes are killed, half of them drivers.
+        kills: how many processes are killed at least, half of them drivers.
     """
     chance, toll = random.Random(seed), Toll(runs)
-    words = [*RUN[:2], "mine.py:Mine[wait=0.05,epochs=3]", *RUN[3:-2], "--seeds", f"0-{runs // 2 - 1}"]
+    words = [*RUN[:2], "mine.py:Mine[wait=0.3,epochs=3]", *RUN[3:-2], "--seeds", f"0-{runs // 2 - 1}"]
     words += ["--no-report", "--checkpoint-every", "0", "--quiet", "--device"]
     subprocess.run(
         command(*words, "cpu", "--results", "whole"), cwd=place, env=environment(place), check=True
@@ -54,9 +54,9 @@ def chaos(place: Path, runs: int, seed: int, kills: int) -> Toll:
         # Two at once now and then, as when somebody starts a second one in another window.
         driver = _start(place, [*words, chance.choice(["cpu", "cpu,cpu"])])
         second = _start(place, [*words, "cpu"]) if chance.random() < 0.2 else None
+        _until_begun(place, driver)
         while victims and driver.poll() is None:
-            # The first seconds go into starting up; most moments lie in what follows.
-            time.sleep(chance.uniform(0.5, 8.0))
+            time.sleep(chance.uniform(0.2, 5.0))
             if victims[-1] == "driver":
                 toll.drivers += driver.poll() is None
                 driver.kill()
@@ -74,6 +74,9 @@ def chaos(place: Path, runs: int, seed: int, kills: int) -> Toll:
                 victims.clear()
         driver.wait()
         if second:
+            time.sleep(chance.uniform(0.2, 5.0))
+            toll.drivers += second.poll() is None
+            second.kill()
             second.wait()
     last = subprocess.run(command(*words, "cpu"), cwd=place, env=environment(place), timeout=600)
     assert last.returncode == 0
@@ -85,6 +88,14 @@ def chaos(place: Path, runs: int, seed: int, kills: int) -> Toll:
 def _start(place: Path, words: list[str]) -> subprocess.Popen[bytes]:
     quiet = subprocess.DEVNULL
     return subprocess.Popen(command(*words), cwd=place, env=environment(place), stdout=quiet, stderr=quiet)
+
+
+def _until_begun(place: Path, driver: subprocess.Popen[bytes]) -> None:
+    """Waits for a training to begin: starting up takes longer than the runs, and is hit seldom enough."""
+    diary = place / "diary"
+    before = diary.stat().st_size if diary.exists() else 0
+    while driver.poll() is None and (not diary.exists() or diary.stat().st_size == before):
+        time.sleep(0.05)
 
 
 def _workers(driver: int) -> list[int]:

@@ -111,6 +111,19 @@ def test_the_claims_of_a_killed_driver_are_taken_over(place: Path, spawn: Spawn)
     assert not list((place / "results").rglob("*.claim"))
 
 
+def test_claims_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    from harness.claims import sweep
+
+    folder = tmp_path / "d" / "c" / "m"
+    folder.mkdir(parents=True)
+    (folder / "dead.claim").touch()
+    with FileLock(folder / "living.claim"):
+        sweep(tmp_path)
+        assert [path.name for path in folder.iterdir()] == ["living.claim"]
+
+
 # Workers and drivers
 
 
@@ -126,6 +139,15 @@ def test_a_killed_worker_ends_its_own_run_only(place: Path, spawn: Spawn, number
     assert sorted(r.outcome for r in records(place).values()) == ["failed", "ok"]
     assert spawn(*run("[wait=1]")).wait(120) == 0
     assert {r.outcome for r in records(place).values()} == {"ok"}
+
+
+def test_no_run_inherits_the_worker_of_a_failed_one(place: Path, spawn: Spawn) -> None:
+    """A CUDA error poisons its process, lost memory stays lost: the next run has a new process."""
+    names = "mine.py:Mine[fault=raise],mine.py:Mine,mine.py:Mine[epochs=2]"
+    words = [*RUN[:2], names, *RUN[3:], "--categories", "a", "--no-report"]
+    assert end(spawn(*words))[0] == 1
+    failed, first, second = (line.split()[0] for line in (place / "diary").read_text().splitlines())
+    assert failed != first == second
 
 
 def test_workers_end_with_a_killed_driver(place: Path, spawn: Spawn) -> None:

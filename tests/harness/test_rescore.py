@@ -128,7 +128,7 @@ def contents(place: Path) -> dict[Path, bytes]:
 
 
 def without_metrics(record: RunRecord) -> dict[str, Any]:
-    fields = record.model_dump(exclude={"metrics", "rescored"})
+    fields = record.model_dump(exclude={"metrics", "rescored", "checksum"})
     fields["fingerprint"]["metrics_version"] = None
     return fields
 

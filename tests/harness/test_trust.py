@@ -351,3 +351,15 @@ def test_prune_lists_first_and_removes_what_no_table_uses(tmp_path: Path) -> Non
     bench("results", "prune", "--results", tmp_path, "--yes", "--what", "failed,checkpoints,maps")
     assert list(files(tmp_path)) == [paths["new"].relative_to(tmp_path).as_posix()]
     assert "Did you mean 'maps'" in bench("results", "prune", "--what", "map", "--results", tmp_path).stderr
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", "9" * 400, "9" * 5000])
+@pytest.mark.parametrize("field", ["metrics.all.image_auroc", "counts.normal", "timings.predict"])
+def test_numbers_that_no_run_gives(tmp_path: Path, field: str, value: str) -> None:
+    path = write_record(tmp_path, museum())
+    content = json.loads(path.read_text())
+    put(content, field, "HERE")
+    path.write_text(json.dumps(content).replace('"HERE"', value))
+    done = bench("verify", "--results", tmp_path)
+    assert done.exit_code == 1
+    assert done.output.splitlines()[-1] == "1 records, 1 wrong."
