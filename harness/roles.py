@@ -40,7 +40,8 @@ def assign(train: int, validation: int, kinds: Sequence[str], spec: RunSpec) -> 
 
     ``held_out``: the dataset's own validation images, else a tenth (at least one) of the training images,
     drawn by the run's seed and not trained on. ``test_normals``: the normal test images. Contamination
-    adds anomalous test images to the training images, so many that they make up its share of them.
+    adds anomalous test images to the training images, so many that they make up its share of them, at
+    least one.
 
     Args:
         train: number of training images that there are.
@@ -105,7 +106,8 @@ def remaining(kinds: Sequence[str], moved: int, seed: int) -> list[int]:
 
 def _count(normal: int, kinds: Sequence[str], spec: RunSpec) -> int:
     share = spec.contamination
-    count = round(share / (1 - share) * normal)
+    # Of a small set a share may be less than half an image: it is one, for no clean run is to be called so.
+    count = max(1, round(share / (1 - share) * normal)) if share else 0
     anomalous = sum(kind != NORMAL for kind in kinds)
     if count and count >= anomalous:
         raise UserError(

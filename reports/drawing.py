@@ -68,7 +68,9 @@ def picture_rows(heads: Sequence[str], rows: Sequence[Sequence[npt.NDArray[Any]]
     for place, row in enumerate(rows):
         for column, picture in enumerate(row):
             axes = figure.add_subplot(len(rows), len(heads), place * len(heads) + column + 1)
-            axes.imshow(picture, cmap="inferno", vmin=0, vmax=255)
+            # As methods themselves bring their maps to the size of the image.
+            smooth = "bilinear" if picture.ndim == 2 else "antialiased"
+            axes.imshow(picture, cmap="inferno", vmin=0, vmax=255, interpolation=smooth)
             axes.set_axis_off()
             if place == 0:
                 axes.set_title(heads[column], fontsize=5)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.spec import PROTOCOLS
 from reports.latex import ranks, told
 from reports.leaderboard import MEAN, METRICS, Cell, Leaderboard, Ranking
 from reports.sheet import Block, Line, Sheet
@@ -239,7 +240,8 @@ SHEETS: Mapping[str, Source] = {
     "leak": Source(
         "leak",
         "What each ingredient adds to strict, in percentage points: the mean of the paired differences over "
-        "categories and seeds, with its 95 % interval where there are several.",
+        "categories and seeds, with its 95 % interval where there are several. Test data is used by "
+        f"{', '.join(p for p in LEAKS if PROTOCOLS[p].uses_test_data)}.",
         _leak,
     ),
     "contamination": Source(

@@ -138,7 +138,7 @@ def _families(board: Leaderboard, varied: tuple[str, ...], by: str) -> list[Fami
             if by != "contamination" and one.contamination:
                 parts.append(f"{100 * one.contamination:g} % anomalous training images")
             families.append(Family(" · ".join(parts), variants))
-    return families
+    return sorted(families, key=lambda family: family.title)
 
 
 def _rest(fingerprint: Fingerprint, varied: tuple[str, ...]) -> str:

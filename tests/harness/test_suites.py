@@ -151,6 +151,7 @@ KINDS = ["normal"] * 10 + ["anomalous"] * 30
 def test_moved_images_are_anomalous_seeded_nested_and_no_longer_tested() -> None:
     few, many = (assign(90, 9, KINDS, spec(contamination=share)) for share in (0.01, 0.1))
     assert (len(few.moved), len(many.moved)) == (1, 10), "of the training images then: 1 and 10 %"
+    assert len(assign(9, 9, KINDS, spec(contamination=0.001)).moved) == 1, "no clean run is called otherwise"
     assert set(few.moved) < set(many.moved)
     assert {KINDS[i] for i in many.moved} == {"anomalous"}
     assert sorted([*many.moved, *many.test]) == list(range(40))
