@@ -37,6 +37,16 @@ LATER = {
     "identity.defects": "2026-native-spro",
     "resumed": "2026-resumed-paper",
     "checksum": "2026-checksum",
+    **dict.fromkeys(
+        (
+            "spec.contamination",
+            "fingerprint.stopping",
+            "fingerprint.contamination",
+            "made_from",
+            "efficiency",
+        ),
+        "2026-efficiency",
+    ),
 }
 
 
