@@ -85,8 +85,8 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def bench(session: nox.Session) -> None:
-    """PaDiM and PatchCore against anomalib's Engine on real images, which BENCH_SHARED names."""
-    session.run(PYTHON, "-m", "tests.bench_engine", *session.posargs)
+    """Ours against peers, side by side: ratios with their spread, and benchmarks/latest.json."""
+    session.run(PYTHON, "-m", "tests.bench", *session.posargs)
 
 
 @nox.session(python=False)

@@ -15,6 +15,7 @@ import click
 from harness import __version__
 from harness.cli_check import baseline, check, history
 from harness.cli_data import cache, data, prepare
+from harness.cli_efficiency import command as efficiency_command
 from harness.cli_methods import list_methods, test_method
 from harness.cli_options import HELP, RUN_OPTIONS, chosen_suite, sentences, with_options
 from harness.cli_rescore import rescore
@@ -250,6 +251,8 @@ def _report(results: Path, output: Path, console: Any, quiet: bool, **given: Any
         for line in lines:
             console.print(line, markup=False) if isinstance(line, str) else console.print(line)
 
+
+main.add_command(efficiency_command(run, _report))
 
 if __name__ == "__main__":
     main()

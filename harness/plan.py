@@ -28,8 +28,9 @@ from harness.metrics import METRICS_VERSION
 from harness.native import read_defects
 from harness.registry import MethodName, source_hash
 from harness.roles import assign
-from harness.spec import PROTOCOLS, Identity, RunRecord, RunSpec, Suite, run_key, run_keys
-from harness.store import State, read_record, read_records, record_path, state_of
+from harness.seen import Ended, Seen
+from harness.spec import PROTOCOLS, Identity, RunSpec, Suite, run_key, run_keys
+from harness.store import State, read_records, record_path
 from harness.weights import Weights, check_strides, find_weights
 
 Overwrite = Literal["never", "failed", "stale", "always"]
@@ -288,36 +289,29 @@ def _split_categories(card: Card, names: Sequence[str]) -> dict[str, tuple[str, 
 
 def _plan(tasks: tuple[RunTask, ...], options: Options) -> Plan:
     """Finds out which runs have a record that is kept."""
+    seen = Seen(options.results, options.cache)
     done, damaged, planned_on = set(), [], dict[str, State]()
     for task in tasks:
-        path = record_path(options.results, task.spec, task.key)
-        if (state := state_of(path)) is None:
+        if (ended := seen.look(task.spec, task.key)) is None:
             continue
-        planned_on[task.key] = state
-        record = read_record(path)
-        if isinstance(record, str):
-            damaged.append((path, record))
-        elif _keep(record, task.keep, options):
+        planned_on[task.key] = ended.state
+        if ended.damage:
+            damaged.append((record_path(options.results, task.spec, task.key), ended.damage))
+        elif _keep(ended, seen.kept(task.spec, task.key, task.keep), options.overwrite):
             done.add(task.key)
+    seen.remember()
     return Plan(tasks, frozenset(done), tuple(damaged), planned_on)
 
 
-def _keep(record: RunRecord, keep: frozenset[str], options: Options) -> bool:
-    missing = [
-        what
-        for what in keep
-        if not record_path(options.results, record.spec, record.key)
-        .with_suffix(f".{what}.safetensors")
-        .exists()
-    ]
-    match options.overwrite:
+def _keep(ended: Ended, complete: bool, overwrite: Overwrite) -> bool:
+    """Whether a run is not done again, see :attr:`Options.overwrite`."""
+    match overwrite:
         case "never":
             return True
         case "failed":
-            return record.outcome == "ok" and not missing
+            return ended.outcome == "ok" and complete
         case "stale":
-            fresh = record.fingerprint.metrics_version == METRICS_VERSION
-            return record.outcome == "ok" and not missing and fresh
+            return ended.outcome == "ok" and complete and ended.metrics_version == METRICS_VERSION
         case "always":
             return False
 

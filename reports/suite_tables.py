@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.spec import PROTOCOLS
+from reports.efficiency import TITLE, efficiency
 from reports.latex import ranks, told
 from reports.leaderboard import MEAN, METRICS, Cell, Leaderboard, Ranking
 from reports.sheet import Block, Line, Sheet
@@ -250,6 +251,7 @@ SHEETS: Mapping[str, Source] = {
         "the mean of the paired differences, with its 95 % interval.",
         _contamination,
     ),
+    "efficiency": Source("efficiency", TITLE, lambda name, board, _: efficiency(name, board)),
 }
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import gc
-from collections.abc import Collection, Iterator, Sequence
+import io
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,6 +53,7 @@ def write(
     latex_style: str = "tmlr",
     latex_cite: bool = True,
     formats: str = "csv,html,latex",
+    only_tables: bool = False,
 ) -> list[Table | str]:
     """Writes the report of a results folder; returns what to print about it.
 
@@ -63,6 +67,7 @@ def write(
         latex_style: ``tmlr`` (one column) or ``ieee`` (two).
         latex_cite: whether methods in LaTeX carry the key of their paper in ``references.bib``.
         formats: which files to write, see :data:`reports.formats.FORMATS`; others that are there stay.
+        only_tables: write nothing but the tables that ``wanted`` names, and print them.
 
     Raises:
         UserError: there is no record, no such format, or the output folder cannot be written.
@@ -74,8 +79,47 @@ def write(
         return [found.table(), found.summary()]
     style = _Style(latex_style, latex_cite)
     drawn = chosen_figures(figures) if figures else frozenset()
+    if only_tables:
+        return _only_tables(results, output, numbers, wanted, style)
     with _without_collector():
         return _write(results, output, numbers, wanted, kinds, style, drawn)
+
+
+def _only_tables(
+    results: Path, output: Path, numbers: Sequence[Published], wanted: str, style: _Style
+) -> list[Table | str]:
+    """Writes tables by name and returns them to print."""
+    loaded = load(results)
+    made = files_of(wanted, numbers, build(loaded.records, loaded.damaged), style.name)
+    _write_named(output, made)
+    printed: list[Table | str] = []
+    for name, content in made.items():
+        if name.endswith(".csv"):
+            printed += _printed(content)
+    return [*printed, f"Tables: {output / 'paper'}"]
+
+
+def _printed(content: str) -> Iterator[Table]:
+    """Yields the blocks of a table's CSV turned on their side: there are more columns than a terminal has."""
+    head, *rows = csv.reader(io.StringIO(content))
+    for title, own in itertools.groupby(rows, key=lambda row: row[0]):
+        block = list(own)
+        table = Table(title=Text(visible(title)), title_justify="left")
+        table.add_column("")
+        for row in block:
+            table.add_column(escape(visible(row[1])), justify="right")
+        for number, column in enumerate(head[2:], start=2):
+            texts = [row[number].replace("not measured", "–") for row in block]
+            table.add_row(column, *(Text(visible(text)) for text in texts))
+        yield table
+
+
+def _write_named(output: Path, made: Mapping[str, str]) -> None:
+    try:
+        for name, content in made.items():
+            write_atomically(output / "paper" / name, content.encode())
+    except OSError as error:
+        raise UserError(f"No tables can be written to {output} ({error.strerror or error}).") from error
 
 
 def _write(
@@ -93,11 +137,7 @@ def _write(
     records, broken = (loaded.records, loaded.damaged) if loaded else ((), ())
     board = build(records, broken)
     made = files_of(wanted, numbers, board, style.name) if wanted else {}
-    try:
-        for name, content in made.items():
-            write_atomically(output / "paper" / name, content.encode())
-    except OSError as error:
-        raise UserError(f"No tables can be written to {output} ({error.strerror or error}).") from error
+    _write_named(output, made)
     if made and not records:
         count = sum(name.endswith(".csv") for name in made)
         return [*board.notes, f"{count} tables of published numbers: {output / 'paper'}"]

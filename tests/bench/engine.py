@@ -1,4 +1,4 @@
-"""PaDiM and PatchCore by us and by anomalib's Engine, side by side in one process: `nox -s bench`.
+"""PaDiM and PatchCore by us and by anomalib's Engine, side by side in one process.
 
 Both get the same images from memory and the same backbone with the same weights. The Engine runs bare: no
 post-processor, metrics, pictures or logger, which it has by default and which cost it more.
@@ -6,16 +6,12 @@ post-processor, metrics, pictures or logger, which it has by default and which c
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import logging
 import os
-import statistics
 import tempfile
-import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +26,7 @@ from harness.method import Images, Setup, TrainingData
 from harness.weights import find_weights, load_features
 from methods.anomalib.padim import PaDiM, PaDiMConfig
 from methods.anomalib.patchcore import PatchCore, PatchCoreConfig
+from tests.bench.pairs import Pair
 
 LITE = "tf_efficientnet_lite0"
 # Indices of timm's feature maps, and their strides.
@@ -143,35 +140,23 @@ def by_us(name: str, setup: Setup, train: Images, test: Images) -> None:
         method.predict(batch)
 
 
-def clocked(run: Callable[[], object]) -> float:
-    """Returns the wall time of a call in seconds."""
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
+def pairs(rounds: int = 3, size: int = 128, limit: int = 0) -> Iterator[Pair]:
+    """Yields PaDiM and PatchCore on all images of screw; neither side pays for imports or reading weights.
 
-
-def main() -> None:
-    """Measures and prints; neither side is charged for importing anomalib or reading weights."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--limit", type=int, default=60, help="training and test images, 0 for all")
-    parser.add_argument("--size", type=int, default=128, help="side of the images")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--methods", nargs="+", default=["padim", "patchcore"])
-    options = parser.parse_args()
+    Without BENCH_SHARED, which names a folder that holds ``data/mvtec/screw``, it yields nothing and says so.
+    """
     shared = os.environ.get("BENCH_SHARED")
     if not shared:
-        raise SystemExit("Name the folder that holds data/mvtec/screw in BENCH_SHARED.")
-    warnings.simplefilter("ignore")
+        print("engine: left out, BENCH_SHARED names no folder that holds data/mvtec/screw")  # noqa: T201
+        return
     import anomalib.engine
     import anomalib.models  # noqa: F401
 
     logging.disable(logging.WARNING)
-    limit = options.limit or None
-    found = pictures(Path(shared) / "data" / "mvtec" / "screw", options.size, limit, limit)
+    found = pictures(Path(shared) / "data" / "mvtec" / "screw", size, limit or None, limit or None)
     with tempfile.TemporaryDirectory() as folder:
         weights = find_weights(LITE, Path(folder))
         cpu = torch.device("cpu")
-
         loaded = {
             strides: load_features(weights, strides, cpu)
             for strides in (tuple(layers.values()) for layers in LAYERS.values())
@@ -183,24 +168,19 @@ def main() -> None:
         def none(_: str) -> Any:
             raise RuntimeError("nothing but feature maps is needed here")
 
-        setup = Setup(cpu, options.size, 0, none, features, none, Path(folder))
-        for name in options.methods:
+        setup = Setup(cpu, size, 0, none, features, none, Path(folder))
+        for name in LAYERS:
 
             def theirs(name: str = name) -> None:
                 ours = features(LITE, tuple(LAYERS[name].values()))
-                module = engine_module(name, ours, LITE, options.size)
+                module = engine_module(name, ours, LITE, size)
                 with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
                     by_engine(module, found.train, found.test, Path(folder))
 
             def mine(name: str = name) -> None:
                 by_us(name, setup, found.train, found.test)
 
-            times = [(clocked(theirs), clocked(mine)) for _ in range(options.repeats)]
-            engine, us = (statistics.median(side) for side in zip(*times, strict=True))
-            counts = f"{len(found.train)} training, {len(found.test)} test images of {options.size} px"
-            line = f"{name}: Engine {engine:.2f} s, ours {us:.2f} s, ratio {us / engine:.2f} ({counts})"
-            print(line, flush=True)  # noqa: T201
-
-
-if __name__ == "__main__":
-    main()
+            note = f"{len(found.train)} training, {len(found.test)} test images of {size} px"
+            yield Pair(
+                f"{name}, fit and predict", mine, theirs, "anomalib's Engine", 1 / 0.7, rounds, note=note
+            )

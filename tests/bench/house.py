@@ -1,3 +1,122 @@
 """What the harness itself costs: planning, the scan before resuming, and runs against bare scripts."""
 
 from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.dataset import load_card, read_category
+from harness.devices import seed_everything
+from harness.execute import RunTask, execute
+from harness.files import cache_dir
+from harness.images import load_images
+from harness.method import Images, TrainingData
+from harness.plan import Options, Plan, make_plan
+from harness.provision import make_setup
+from harness.registry import configure, load_method
+from harness.spec import Suite
+from harness.store import record_path
+from tests.bench.pairs import Pair
+
+LITE = "tf_efficientnet_lite0"
+METHODS = ["ulsad", "ulsad[lambda_l=0.1]", "ulsad[alpha=0.8]", "dfr", "dfr[lr=0.1]"]
+
+
+def plan(results: Path, seeds: int, **fields: Any) -> Plan:
+    """Plans 10 runs for each seed, or what the suite's ``fields`` say."""
+    suite = Suite(
+        title="bench",
+        methods=fields.pop("methods", METHODS),
+        datasets=["demo"],
+        seeds=list(range(seeds)),
+        backbone=LITE,
+        image_size=128,
+        **fields,
+    )
+    return make_plan(suite, Options(devices=("cpu",), data_root=None, results=results, cache=cache_dir()))
+
+
+def write_records(tasks: tuple[RunTask, ...], results: Path) -> None:
+    """Writes a record for each task, copies of one real record under other names."""
+    record = execute(replace(tasks[0], results=results), lambda _: None)
+    fields = record.model_dump(mode="json")
+    for task in tasks:
+        path = record_path(results, task.spec, task.key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        own = {"key": task.key, "spec": task.spec.model_dump(mode="json")}
+        path.write_text(json.dumps(fields | own))
+
+
+def pairs(rounds: int = 3, seeds: int = 10_000) -> Iterator[Pair]:
+    """Yields costs beside their limits: seconds of one core for planning, ratios for overhead."""
+    with tempfile.TemporaryDirectory() as name:
+        results = Path(name) / "results"
+        tasks = plan(results, 1).tasks
+        count = len(tasks) * seeds
+        yield _limit(f"planning {count:,} runs", lambda: plan(results, seeds), 2.0, rounds)
+        write_records(plan(results, seeds).tasks, results)
+        # Files younger than two seconds are not remembered.
+        time.sleep(2.1)
+        yield _limit(f"planning {count:,} runs that have records", lambda: plan(results, seeds), 5.0, rounds)
+    yield from _overhead(rounds)
+
+
+def _limit(name: str, work: Callable[[], object], seconds: float, rounds: int) -> Pair:
+    """A cost in seconds of the processor, beside what it may be: other work on the machine does not count."""
+
+    def spent() -> float:
+        begun = time.process_time()
+        work()
+        return time.process_time() - begun
+
+    return Pair(name, spent, lambda: seconds, f"its limit of {seconds:g} s", 1, rounds, "s of a core")
+
+
+def _overhead(rounds: int) -> Iterator[Pair]:
+    """Yields what :func:`harness.execute.execute` takes against a bare script of the same training."""
+    for method, fields in (("ulsad", {"epochs": 15}), ("padim", {})):
+        with tempfile.TemporaryDirectory() as name:
+            results = Path(name)
+            suite_set = {method: fields} if fields else {}
+            (task,) = plan(results, 1, methods=[method], categories=["texture"], set=suite_set).tasks
+            execute(task, lambda _: None)
+
+            def ours(task: RunTask = task) -> None:
+                execute(task, lambda _: None)
+
+            def bare(task: RunTask = task) -> None:
+                _bare(task)
+
+            note = f"{method} on demo/texture, 128 px, images decoded before"
+            yield Pair(f"{method} by the harness", ours, bare, "a bare script", 1 / 1.03, rounds, note=note)
+
+
+def _bare(task: RunTask) -> None:
+    """What a script of one's own would do: the same images, training, prediction, and nothing else."""
+    spec, card = task.spec, load_card(task.card)
+    data = read_category(card, spec.category, task.data_root, task.cache)
+    train, test = (
+        Images(load_images([s.image for s in part], spec.image_size, "antialiased", task.cache))
+        for part in (data.train, data.test)
+    )
+    seed_everything(spec.seed)
+    rows = list(range(len(train)))
+    held = max(1, round(0.1 * len(rows)))
+    with tempfile.TemporaryDirectory() as scratch:
+        given = make_setup(task.weights, {}, torch.device("cpu"), spec.image_size, spec.seed, Path(scratch))
+        kind = load_method(task.method)
+        method = kind(configure(kind, spec.method, task.identity.config), given)
+        whole = train.batch(rows).permute(0, 2, 3, 1).numpy()
+        method.fit(
+            TrainingData(Images(whole, rows[held:]), Images(whole, rows[:held]), spec.seed), lambda _: None
+        )
+        with torch.no_grad():
+            for batch in test.batches(32):
+                method.predict(batch)

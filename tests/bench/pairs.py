@@ -23,7 +23,7 @@ class Pair:
         peer_name: what the other is.
         target: how many times faster (or smaller) ours should be at least.
         rounds: how often each is measured.
-        unit: ``s``, or ``MB`` where ``ours`` and ``peer`` return what they cost.
+        unit: ``s``, or another where ``ours`` and ``peer`` return what they cost.
         note: what was computed.
     """
 
@@ -56,7 +56,7 @@ class Compared:
         unit, ratio = self.pair.unit, self.ratio
         said = "" if self.reached else ", NOT REACHED"
         return (
-            f"{self.pair.name}: {ratio.median:.2f} times {'faster' if unit == 's' else 'smaller'} than "
+            f"{self.pair.name}: {ratio.median:.2f} times {'faster' if unit == 's' else 'less'} than "
             f"{self.pair.peer_name} ({ratio.low:.2f} to {ratio.high:.2f}, {ratio.count} rounds; "
             f"{self.ours.median:.3g} against {self.peer.median:.3g} {unit}; "
             f"at least {self.pair.target:g}{said})"

@@ -1,0 +1,123 @@
+"""How the runs of a results folder ended, remembered between commands.
+
+Reading a hundred thousand records takes a minute; what a plan needs of each is two words. They are kept in
+the cache beside what tells the file's content from another, and are only ever a copy: a record that has
+changed, or that nothing is known of, is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.files import write_atomically
+from harness.spec import RunSpec, slug
+from harness.store import read_record
+
+_FORMAT = 1
+# Fewer records than these are read in no time, and leave no file behind.
+_FEW = 1000
+# A file changed twice within one tick of the file system's clock would look the same.
+_SETTLED_NS = 2_000_000_000
+
+
+class Ended(NamedTuple):
+    """How a run ended.
+
+    Attributes:
+        state: what tells the record from another content.
+        outcome: the record's, empty where it cannot be read.
+        metrics_version: the record's.
+        damage: why it cannot be read.
+    """
+
+    state: tuple[int, int, int]
+    outcome: str
+    metrics_version: int
+    damage: str = ""
+
+
+class Seen:
+    """The records of a results folder."""
+
+    def __init__(self, results: Path, cache: Path) -> None:
+        self._results = results
+        name = hashlib.sha256(str(results.resolve()).encode()).hexdigest()[:16]
+        self._file = cache / "seen" / f"{name}.json"
+        self._known = self._remembered()
+        self._entries: dict[str, dict[str, os.DirEntry[str]]] = {}
+        self._found: dict[str, Ended] = {}
+        self._folders: dict[tuple[str, str, str], str] = {}
+
+    def look(self, spec: RunSpec, key: str) -> Ended | None:
+        """Returns how a run ended, ``None`` where it has no record."""
+        folder = self._folder(spec)
+        entry = self._inside(folder).get(f"{key}.json")
+        if entry is None or (state := _state(entry)) is None:
+            return None
+        path = f"{folder}/{key}.json"
+        known = self._known.get(path)
+        if known is None or known.state != state:
+            record = read_record(self._results / path)
+            known = (
+                Ended(state, "", 0, record)
+                if isinstance(record, str)
+                else Ended(state, record.outcome, record.fingerprint.metrics_version)
+            )
+        self._found[path] = known
+        return known
+
+    def kept(self, spec: RunSpec, key: str, keep: Iterable[str]) -> bool:
+        """Whether all artefacts lie beside a record."""
+        inside = self._inside(self._folder(spec))
+        return all(f"{key}.{what}.safetensors" in inside for what in keep)
+
+    def remember(self) -> None:
+        """Keeps what was found, where it is much and has changed."""
+        if len(self._found) < _FEW or self._found.items() <= self._known.items():
+            return
+        now = time.time_ns()
+        lasting = {p: e for p, e in self._found.items() if now - e.state[2] > _SETTLED_NS}
+        content = json.dumps({"format": _FORMAT, "ended": self._known | lasting}, separators=(",", ":"))
+        # The cache may be full or not writable: then nothing is remembered.
+        with contextlib.suppress(OSError):
+            write_atomically(self._file, content.encode())
+
+    def _remembered(self) -> dict[str, Ended]:
+        try:
+            content = json.loads(self._file.read_bytes())
+            if content["format"] != _FORMAT:
+                return {}
+            return {p: Ended(tuple(s), o, m, d) for p, (s, o, m, d) in content["ended"].items()}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    def _folder(self, spec: RunSpec) -> str:
+        own = (spec.dataset, spec.category, spec.method)
+        if own not in self._folders:
+            self._folders[own] = "/".join(slug(part) for part in own)
+        return self._folders[own]
+
+    def _inside(self, folder: str) -> dict[str, os.DirEntry[str]]:
+        if folder not in self._entries:
+            try:
+                # A hundred thousand paths of pathlib's take seconds.
+                with os.scandir(self._results / folder) as entries:
+                    self._entries[folder] = {entry.name: entry for entry in entries}
+            except OSError:
+                self._entries[folder] = {}
+        return self._entries[folder]
+
+
+def _state(entry: os.DirEntry[str]) -> tuple[int, int, int] | None:
+    try:
+        found = entry.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -1,0 +1,71 @@
+"""All comparisons: `nox -s bench`, or `nox -s bench -- metrics house` for some."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import warnings
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.files import write_atomically
+from harness.guard import Guard
+from harness.machine import environment
+from tests.bench.pairs import Compared, Pair, compare
+
+GROUPS = ("reconstruction", "metrics", "memory_bank", "house", "engine")
+
+
+def pairs(group: str) -> Iterator[Pair]:
+    """Yields the comparisons of a module of this folder; each is valid until the next is asked for."""
+    found: Iterator[Pair] = importlib.import_module(f"tests.bench.{group}").pairs()
+    yield from found
+
+
+def told(found: Compared) -> dict[str, Any]:
+    """Returns a comparison as JSON values."""
+    pair = found.pair
+    return {
+        "name": pair.name,
+        "peer": pair.peer_name,
+        "note": pair.note,
+        "unit": pair.unit,
+        "target": pair.target,
+        "reached": found.reached,
+        "ratio": found.ratio.model_dump(),
+        "our_cost": found.ours.model_dump(),
+        "peer_cost": found.peer.model_dump(),
+    }
+
+
+def main() -> None:
+    """Measures, prints a line for each comparison, and writes them with the machine's description."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("groups", nargs="*", default=GROUPS, help=f"of {', '.join(GROUPS)}")
+    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/latest.json"))
+    options = parser.parse_args()
+    if stray := set(options.groups) - set(GROUPS):
+        parser.error(f"there is no group {sorted(stray)[0]}: give some of {', '.join(GROUPS)}")
+    warnings.simplefilter("ignore")
+    guard, results = Guard(torch.device("cpu")), []
+    for group in options.groups:
+        for pair in pairs(group):
+            found = compare(pair)
+            print(found.line(), flush=True)  # noqa: T201
+            results.append(told(found))
+    content = {
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": environment(torch.device("cpu")),
+        "flags": guard.flags(),
+        "comparisons": results,
+    }
+    write_atomically(options.output, json.dumps(content, indent=1).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()
