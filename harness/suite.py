@@ -69,6 +69,11 @@ def _merged(base: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     # What a suite says of itself is not what another says.
     found = {name: value for name, value in base.items() if name not in ("title", "about")} | fields
     old, new = base.get("set", {}), fields.get("set", {})
+    if isinstance(old, dict) and (methods := fields.get("methods")) and "all" not in methods:
+        # Its settings for methods that are not run any more say nothing.
+        kept = {parse_name(name).short() for name in methods if isinstance(name, str)}
+        old = {method: own for method, own in old.items() if method in kept}
+        found["set"] = old
     # What is no table is left for the validation to name.
     if all(isinstance(one, dict) for one in (old, new)):
         pairs = {method: (old.get(method, {}), new.get(method, {})) for method in old | new}

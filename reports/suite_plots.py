@@ -106,7 +106,7 @@ def _grey(maps: npt.NDArray[np.float32], each: bool) -> npt.NDArray[np.uint8]:
 
 
 def _title(group: Group) -> str:
-    return visible(f"{group.ranking.dataset} · {group.ranking.name}")
+    return visible(" · ".join([group.ranking.dataset, group.ranking.name, *group.ranking.badges()]))
 
 
 def _backbones(group: Group) -> Figure:

@@ -79,6 +79,8 @@ def test_a_suite_has_what_it_extends_but_for_what_it_says(tmp_path: Path) -> Non
     suite = load_suite(own)
     assert (suite.title, suite.about, suite.methods, suite.seeds) == ("O", "", ["ulsad", "dfr"], [2])
     assert suite.set == {"ulsad": {"epochs": 9, "lr": 1e-3}, "dfr": {"epochs": 7}}
+    less = write(tmp_path, "less.toml", 'extends = "base.toml"\ntitle = "L"\nmethods = ["ulsad[lr=1]"]\n')
+    assert load_suite(less).set == {"ulsad": {"epochs": 5, "lr": 1e-3}}, "of methods that are run"
 
 
 @pytest.mark.parametrize(
