@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import nn
 
-from harness.assess import BATCH, Subject, assess
+from harness.assess import BATCH, LEAST, SHARE, Subject, assess
 from harness.checkpoint import EVERY, Checkpoint, Progress, checkpoint_path
 from harness.dataset import NORMAL, load_card, read_category
 from harness.devices import GeneratorState, seed_everything
@@ -62,7 +62,7 @@ class RunTask:
         assets: folder of each asset that the method needs, by name.
         keep: artefacts to leave beside the record: ``maps``, ``weights``, ``parts``.
         checkpoint_every: seconds between two checkpoints of a training at least.
-        measure: seconds that measuring the efficiency may take, 0 for no measuring.
+        measure: seconds that measuring the efficiency may take; ``None`` for a share of the run's own.
         suite: what the suite says of itself, for the report.
         categories: all categories of the dataset.
         split_categories: see :class:`RunRecord`.
@@ -83,7 +83,7 @@ class RunTask:
     assets: Mapping[str, Path] = field(default_factory=dict)
     keep: frozenset[str] = frozenset()
     checkpoint_every: float = EVERY
-    measure: float = 0.0
+    measure: float | None = None
     suite: str = ""
     categories: tuple[str, ...] = ()
     split_categories: Mapping[str, tuple[str, ...]] | None = None
@@ -320,7 +320,10 @@ class _Run:
 
     def _efficiency(self, peak_of_fit: dict[str, int]) -> Efficiency | None:
         """Measured after everything that decides the scores."""
-        if not self.task.measure:
+        budget = self.task.measure
+        if budget is None:
+            budget = SHARE * sum(watch.seconds for watch in self.clock.values())
+        if budget < LEAST:
             return None
         size, resize, crop = self.spec.image_size, self.protocol.resize, self.protocol.crop
         trained = len(self.parts.train) * max(len(self.epochs), 1)
@@ -333,7 +336,7 @@ class _Run:
                 self.device,
                 self.memory,
             ),
-            self.task.measure,
+            budget,
             per_image=self.clock["predict"].seconds / len(self.parts.test),
             training=trained / max(self.clock["fit"].seconds, 1e-9),
             fit_memory=peak_of_fit,
