@@ -14,6 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,35 +50,17 @@ def chaos(place: Path, runs: int, seed: int, kills: int) -> Toll:
     victims = ["driver", "worker"] * (kills // 2)
     chance.shuffle(victims)
     began = time.monotonic()
-    driver = None
-    while victims or driver is None:
-        # Two at once now and then, as when somebody starts a second one in another window.
-        driver = _start(place, [*words, chance.choice(["cpu", "cpu,cpu"])])
-        second = _start(place, [*words, "cpu"]) if chance.random() < 0.2 else None
-        _until_begun(place, driver)
-        while victims and driver.poll() is None:
-            time.sleep(chance.uniform(0.2, 5.0))
-            if victims[-1] == "driver":
-                toll.drivers += driver.poll() is None
-                driver.kill()
-                victims.pop()
-                break
-            if workers := _workers(driver.pid):
-                os.kill(
-                    chance.choice(workers), chance.choice([signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS])
-                )
-                toll.workers += 1
-                victims.pop()
-        else:
-            if driver.wait() == 0 and victims:
-                # All is done before everybody was killed: what is left to kill has nothing to kill.
-                victims.clear()
-        driver.wait()
-        if second:
-            time.sleep(chance.uniform(0.2, 5.0))
-            toll.drivers += second.poll() is None
-            second.kill()
-            second.wait()
+    while victims:
+        with ExitStack() as stack:
+            driver = _start(place, [*words, chance.choice(["cpu", "cpu,cpu"])], stack)
+            # Now and then a second one, as when somebody starts it in another window.
+            second = _start(place, [*words, "cpu"], stack) if chance.random() < 0.2 else None
+            _attack(place, driver, victims, chance, toll)
+            if driver.wait() == 0:
+                break  # all was done before everybody was killed
+            if second:
+                time.sleep(chance.uniform(0.2, 5.0))
+                toll.drivers += second.poll() is None
     last = subprocess.run(command(*words, "cpu"), cwd=place, env=environment(place), timeout=600)
     assert last.returncode == 0
     toll.seconds = time.monotonic() - began
@@ -85,9 +68,31 @@ def chaos(place: Path, runs: int, seed: int, kills: int) -> Toll:
     return toll
 
 
-def _start(place: Path, words: list[str]) -> subprocess.Popen[bytes]:
+def _attack(
+    place: Path, driver: subprocess.Popen[bytes], victims: list[str], chance: random.Random, toll: Toll
+) -> None:
+    """Kills workers of a driver, one after the other, and then the driver, as the list of victims says."""
+    _until_begun(place, driver)
+    while victims and driver.poll() is None:
+        time.sleep(chance.uniform(0.2, 5.0))
+        if victims[-1] == "driver":
+            toll.drivers += driver.poll() is None
+            driver.kill()
+            victims.pop()
+            return
+        if workers := _workers(driver.pid):
+            os.kill(chance.choice(workers), chance.choice([signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS]))
+            toll.workers += 1
+            victims.pop()
+
+
+def _start(place: Path, words: list[str], stack: ExitStack) -> subprocess.Popen[bytes]:
+    """Starts a driver; where the stack ends, it is killed if it still runs."""
     quiet = subprocess.DEVNULL
-    return subprocess.Popen(command(*words), cwd=place, env=environment(place), stdout=quiet, stderr=quiet)
+    driver = subprocess.Popen(command(*words), cwd=place, env=environment(place), stdout=quiet, stderr=quiet)
+    stack.callback(driver.wait)
+    stack.callback(driver.kill)
+    return driver
 
 
 def _until_begun(place: Path, driver: subprocess.Popen[bytes]) -> None:
