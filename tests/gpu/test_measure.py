@@ -37,6 +37,11 @@ def measured(work: int = 0, megabytes: int = 0) -> Efficiency:
         lambda _: np.zeros((SIDE, SIDE, 3), np.uint8),
         device,
         PeakMemory(device),
+        images,
+        [Path("a")],
+        lambda _: np.zeros((SIDE, SIDE, 3), np.uint8),
+        device,
+        PeakMemory(device),
     )
     return assess(subject, 2.0, 1e-4, None, {}, 0, 0)
 
