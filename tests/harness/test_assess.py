@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness import assess as assessing
 from harness import measure
 from harness.assess import Subject, assess
 from harness.efficiency import Efficiency
@@ -42,56 +42,86 @@ def measured(
     return assess(subject, seconds, per_image, 12.5, {"host": 7}, 3, 4)
 
 
-def test_throughput_and_latency_of_a_method_that_sleeps() -> None:
-    def sleeps(images: Tensor) -> Prediction:
-        time.sleep(0.02 + 0.002 * len(images))
+class Clock:
+    """Stands for the clock of the measuring, so that no other work on the machine counts."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(measure.time, "perf_counter", lambda: self.now)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_throughput_and_latency_of_known_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+
+    def works(images: Tensor) -> Prediction:
+        clock.sleep(0.02 + 0.002 * len(images))
         return nothing(images)
 
-    found = measured(sleeps, seconds=5)
+    def read(_: Path) -> Any:
+        clock.sleep(0.01)
+        return np.zeros((SIDE, SIDE, 3), np.uint8)
+
+    found = measured(works, seconds=5, read=read)
     for size, taken in (("1", 0.022), ("8", 0.036), ("32", 0.084)):
-        assert found.throughput[size].median == pytest.approx(int(size) / taken, rel=0.05)
+        assert found.throughput[size].median == pytest.approx(int(size) / taken)
         assert found.throughput[size].count >= 3
     assert found.latency is not None
-    assert found.latency.median == pytest.approx(0.022, rel=0.05)
-    assert found.latency_p99 is not None
-    assert found.latency_p99 >= found.latency.median
+    assert found.latency.median == pytest.approx(0.022)
+    assert found.latency_p99 == pytest.approx(0.022)
+    assert found.paper_way is not None
+    assert found.paper_way.median == pytest.approx(32 / (0.084 + 0.32))
     assert (found.training, found.memory["fit"]) == (12.5, {"host": 7})
     assert (found.parameters, found.state_bytes) == (3, 4)
     assert found.left_out == []
 
 
-def test_reading_overlaps_with_predicting_but_not_in_the_papers_way() -> None:
-    def read(_: Path) -> Any:
-        time.sleep(0.01)
-        return np.zeros((SIDE, SIDE, 3), np.uint8)
-
-    def predict(images: Tensor) -> Prediction:
-        time.sleep(0.1)
-        return nothing(images)
-
-    found = measured(predict, seconds=5, read=read)
-    assert found.end_to_end is not None
-    assert found.paper_way is not None
-    # 32 files by 8 threads take 40 ms, hidden behind 100 ms; one by one they take 320 ms more.
-    assert found.end_to_end.median == pytest.approx(32 / 0.1, rel=0.05)
-    assert found.paper_way.median == pytest.approx(32 / 0.42, rel=0.05)
-
-
 def test_work_left_behind_on_the_device_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    queue: list[threading.Thread] = []
+    clock, queue = Clock(monkeypatch), list[float]()
 
     def launches(images: Tensor) -> Prediction:
-        queue.append(threading.Thread(target=time.sleep, args=(0.05,)))
-        queue[-1].start()
+        queue.append(0.05)
         return nothing(images)
 
     def drained(_: torch.device) -> None:
         while queue:
-            queue.pop().join()
+            clock.sleep(queue.pop())
 
     monkeypatch.setattr(measure, "synchronise", drained)
+    monkeypatch.setattr(assessing, "end_to_end", lambda *_: iter([1.0]))
     found = measured(launches)
-    assert found.throughput["32"].median == pytest.approx(32 / 0.05, rel=0.05)
+    assert found.throughput["32"].median == pytest.approx(32 / 0.05)
+
+
+@pytest.mark.slow
+def test_within_5_percent_by_the_real_clock_on_a_quiet_machine() -> None:
+    def sleeps(images: Tensor) -> Prediction:
+        time.sleep(0.05 + 0.002 * len(images))
+        return nothing(images)
+
+    def read(_: Path) -> Any:
+        time.sleep(0.01)
+        return np.zeros((SIDE, SIDE, 3), np.uint8)
+
+    # Other work on the machine can disturb one attempt, hardly all.
+    for attempt in range(5):
+        found = measured(sleeps, seconds=5, read=read)
+        assert found.end_to_end is not None
+        assert found.paper_way is not None
+        # 32 files by 8 threads take 40 ms, hidden behind 114 ms; one by one they take 320 ms more.
+        pairs = [
+            (found.throughput["1"].median, 1 / 0.052),
+            (found.throughput["8"].median, 8 / 0.066),
+            (found.throughput["32"].median, 32 / 0.114),
+            (found.end_to_end.median, 32 / 0.114),
+            (found.paper_way.median, 32 / 0.434),
+        ]
+        if all(value == pytest.approx(expected, rel=0.05) for value, expected in pairs) or attempt == 4:
+            break
+    for value, expected in pairs:
+        assert value == pytest.approx(expected, rel=0.05)
 
 
 def test_peak_memory_of_a_method_that_allocates_a_known_amount() -> None:
