@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import nn
 
 from harness.assess import BATCH, LEAST, SHARE, Subject, assess
@@ -25,13 +24,13 @@ from harness.devices import GeneratorState, seed_everything
 from harness.efficiency import Efficiency
 from harness.errors import UserError
 from harness.evaluate import Metrics, evaluate, read_truth, recorded
-from harness.files import temporary_name
 from harness.images import data_fingerprint, load_images, read_resized
 from harness.machine import environment
 from harness.maps import save_maps, save_parts
 from harness.measure import PeakMemory, Stopwatch, count_parameters
-from harness.method import Epoch, Method, Prediction, TrainingData
+from harness.method import Epoch, Images, Method, Prediction, TrainingData
 from harness.metrics import METRICS_VERSION, image_metrics
+from harness.operating import Operating
 from harness.protocols import PATIENCE
 from harness.provision import make_setup
 from harness.registry import configure, load_method
@@ -48,6 +47,8 @@ from harness.spec import (
     fingerprint,
 )
 from harness.store import record_path
+from harness.thresholds import operating_points
+from harness.trained import save_state
 from harness.views import keep_view
 from harness.weights import Weights
 
@@ -197,7 +198,7 @@ class _Run:
             peak_of_fit = self.memory.read()
             # The first batch pays for allocations; a training image keeps the test set out of it.
             self._predict(self.parts.train.batch([0]))
-            last = self._score(clock["predict"])
+            last = self._score(self.parts.test, clock["predict"])
             peak = self.memory.read()
             clock["evaluate"].start()
             metrics = last_metrics = self._metrics(last)
@@ -207,6 +208,7 @@ class _Run:
                 metrics = self._metrics(chosen)
             clock["evaluate"].stop()
             self._keep(chosen)
+            operating = self._operating(last)
             efficiency = self._efficiency(peak_of_fit)
         seconds = {name: watch.seconds for name, watch in clock.items()}
         counts = {role: len(getattr(self.parts, role)) for role in ("train", "validation", "test")}
@@ -224,6 +226,7 @@ class _Run:
             ),
             peak_memory=peak,
             efficiency=efficiency,
+            operating=operating,
         )
 
     def _kinds(self) -> dict[str, int]:
@@ -266,7 +269,7 @@ class _Run:
         if self.protocol.watches_test:
             self.clock["evaluate"].start()
             with GeneratorState(self.device):
-                scores = self._score()
+                scores = self._score(self.parts.test)
             value = image_metrics(scores.scores, [kind != NORMAL for kind in self.truth.kinds])["image_auroc"]
             auroc = recorded(value)
             # The first of equals counts; where the AUROC is undefined there is nothing to select by.
@@ -291,10 +294,10 @@ class _Run:
         seen = [-1.0 if e.test_image_auroc is None else e.test_image_auroc for e in self.epochs]
         return len(seen) - 1 - seen.index(max(seen))
 
-    def _score(self, clock: Stopwatch | None = None) -> _Scores:
-        """Predicts every test image once; only prediction itself is on the clock."""
+    def _score(self, images: Images, clock: Stopwatch | None = None) -> _Scores:
+        """Predicts every image once; only prediction itself is on the clock."""
         predictions = []
-        for batch in self.parts.test.batches(BATCH):
+        for batch in images.batches(BATCH):
             if clock:
                 clock.start()
             predictions.append(self._predict(batch))
@@ -353,6 +356,11 @@ class _Run:
         splits = self.task.split_categories or {}
         return evaluate(self.truth, scores.scores, scores.maps, splits, self.spec.category)
 
+    def _operating(self, last: _Scores) -> Operating:
+        normal, splits = self._score(self.parts.validation), self.task.split_categories or {}
+        test = (last.scores, self.truth.kinds, splits, bool(self.roles.normals))
+        return operating_points(normal.scores, normal.maps, *test)
+
     def _keep(self, scores: _Scores) -> None:
         record = record_path(self.task.results, self.spec, self.task.key)
         if "maps" in self.task.keep:
@@ -370,8 +378,7 @@ class _Run:
             statistics = {name: t.cpu().numpy() for name, t in self.method.statistics().items()}
             save_parts(record.with_suffix(".parts.safetensors"), self._raw(), statistics)
         if "weights" in self.task.keep:
-            state = {name: t.detach().cpu().contiguous() for name, t in self.method.state_dict().items()}
-            _save(record.with_suffix(".weights.safetensors"), state)
+            save_state(record, self.method)
 
 
 class _StoppedError(Exception):
@@ -382,13 +389,3 @@ class _StoppedError(Exception):
 class _Scores:
     scores: NDArray[np.float32]
     maps: NDArray[np.float32]
-
-
-def _save(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / temporary_name(path.name)
-    try:
-        save_file(tensors, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from harness.efficiency import Efficiency
 from harness.frozen import Frozen as Frozen
+from harness.operating import Operating as Operating
 from harness.protocols import PROTOCOLS as PROTOCOLS
 from harness.protocols import Protocol as Protocol
 
@@ -234,6 +235,7 @@ class RunRecord(Frozen):
             training images are anomalous ones from the test set.
         peak_memory: bytes: ``host`` above the idle worker, ``device`` as the allocator saw it.
         efficiency: speed, memory and size as docs/efficiency.md defines them, measured after the scores.
+        operating: thresholds from normal validation images and what they do on the test set.
         environment: hardware, versions, git commit.
         remarks: what the method says that a reader must know about these numbers, see ``Method.remarks``.
         suite: what the suite that the run was made for says of itself.
@@ -262,6 +264,7 @@ class RunRecord(Frozen):
     timings: Timings | None = None
     peak_memory: dict[str, int] = Field(default_factory=dict)
     efficiency: Efficiency | None = None
+    operating: Operating | None = None
     environment: dict[str, Any] = Field(default_factory=dict)
     citation: str = ""
     remarks: list[str] = Field(default_factory=list)

@@ -37,6 +37,7 @@ LATER = {
     "identity.defects": "2026-native-spro",
     "resumed": "2026-resumed-paper",
     "checksum": "2026-checksum",
+    "operating": "2026-operating",
     **dict.fromkeys(
         (
             "spec.contamination",

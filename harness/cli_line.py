@@ -1,0 +1,133 @@
+"""``bench threshold``, ``bench predict`` and ``bench export``: a trained run at the line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli_options import sentences, with_options
+
+if TYPE_CHECKING:
+    from harness.operating import Choice, Costs, Operating
+    from harness.spec import RunRecord
+
+_PATH = click.Path(path_type=Path)
+_RUN = (
+    click.argument("run", required=False, type=_PATH),
+    click.option("--results", type=_PATH, default=Path("results"), show_default=True),
+    click.option("--method", help="Of the run, as it stands in the report: ulsad[lambda_l=0]."),
+    click.option("--dataset", help="Of the run."),
+    click.option("--category", help="Of the run."),
+    click.option("--seed", type=int, help="Of the run."),
+    click.option("--protocol", help="Of the run."),
+    click.option("--debug", is_flag=True, help="Show tracebacks."),
+)
+
+
+def _chosen(run: Path | None, results: Path, given: dict[str, Any]) -> tuple[Path, RunRecord]:
+    from harness.trained import Wanted, find_run
+
+    return find_run(run, results, Wanted(**given))
+
+
+def _operating(record: RunRecord) -> Operating:
+    from harness.errors import UserError
+
+    if record.operating is None or not record.operating.thresholds:
+        why = "; ".join(record.operating.left_out) if record.operating else "it is older than thresholds are"
+        raise UserError(
+            f"The run {record.spec.label()} has no threshold ({why}): do it again with --overwrite always."
+        )
+    return record.operating
+
+
+@click.command()
+@with_options(_RUN)
+@click.option("--false-alarm-cost", type=click.FloatRange(min=0), default=1.0, show_default=True)
+@click.option("--miss-cost", type=click.FloatRange(min=0), default=1.0, show_default=True)
+@click.option(
+    "--defect-rate",
+    type=click.FloatRange(min=0, max=1),
+    help="Share of defective parts on the line, 0.01 is 1 %; without it no costs are shown.",
+)
+def threshold(
+    run: Path | None,
+    results: Path,
+    debug: bool,
+    false_alarm_cost: float,
+    miss_cost: float,
+    defect_rate: float | None,
+    **given: Any,
+) -> None:
+    """Show the thresholds of a RUN (its record's path), what they do, and what that costs."""
+    with sentences(debug):
+        from harness.operating import Costs
+
+        _, record = _chosen(run, results, given)
+        operating = _operating(record)
+        costs = None if defect_rate is None else Costs(false_alarm_cost, miss_cost, defect_rate)
+        _show(record, operating, costs)
+
+
+def _show(record: RunRecord, operating: Operating, costs: Costs | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from harness.operating import choices
+
+    kinds = [group for group in operating.images if group not in ("normal", "all")]
+    splits = ["all", *(kinds if len(kinds) > 1 else [])]
+    images = operating.images
+    counted = (
+        f"{operating.validation} normal validation images; test: {images['normal']} normal, "
+        f"{images['all']} anomalous"
+    )
+    table = Table(title=Text(f"{record.spec.label()}\n{counted}"), title_justify="left")
+    heads = ["threshold", "", "false alarms", *(f"recall, {split}" for split in splits)]
+    for head in [*heads, *(["per 1,000 parts"] if costs else [])]:
+        table.add_column(head)
+    rows = [(t.name, t, None) for t in operating.thresholds]
+    found = list(choices(operating, costs)) if costs and _both(operating) else []
+    for name, chosen, cost in [(c.name, c.threshold, c.cost) for c in found] or rows:
+        texts = [name]
+        if chosen is None:
+            texts += ["–"] * (2 + len(splits))
+        else:
+            rates = (operating.rate(chosen, group) for group in ("normal", *splits))
+            texts += [f"{chosen.value:.6g}", *(rate.text() if rate else "–" for rate in rates)]
+        table.add_row(*map(Text, texts), *([f"{1000 * cost:.4g}"] if cost is not None else []))
+    console = Console(highlight=False)
+    console.print(table)
+    for split, values in operating.fpr.items():
+        shares = ", ".join(f"{100 * v:.1f} % at {100 * float(k):g} % recall" for k, v in values.items())
+        console.print(f"False alarms, {split}: {shares}.", markup=False)
+    for note in operating.left_out:
+        console.print(f"Note: {note}.", markup=False)
+    if found:
+        console.print(_advice(found), markup=False)
+
+
+def _both(operating: Operating) -> bool:
+    from harness.errors import UserError
+
+    if not (operating.images.get("normal") and operating.images.get("all")):
+        raise UserError("Costs need normal and anomalous test images, and the run had not both.")
+    return True
+
+
+def _advice(found: list[Choice]) -> str:
+    """What to choose, and how far to trust it."""
+    best = min(found, key=lambda choice: choice.cost)
+    if best.threshold is None:
+        return f"At these costs it is cheapest to {best.name}."
+    own = min((c for c in found if c.threshold and c.threshold.target is not None), key=lambda c: c.cost)
+    rest = min((c for c in found if c.threshold is None), key=lambda c: c.cost)
+    said = f"Of the thresholds from normal images alone, '{own.name}' is the cheapest."
+    if rest.cost < own.cost:
+        said = f"With every threshold from normal images alone it is cheaper to {rest.name}."
+    return (
+        f"{said} The cheapest on the test images was chosen on them: its costs are too low, try it on others."
+    )
