@@ -1,7 +1,8 @@
 """What ``bench doctor`` looks at: what is installed and on disk, and what to do about each lack.
 
-Nothing is downloaded or made. Every look is on its own: one that fails, for instance because a package is
-broken, becomes a finding, and the others go on. So everything heavy is imported where it is looked at.
+Nothing is downloaded or made; only the hashes of weights are remembered. Every look is on its own: one that
+fails, for instance because a package is broken, becomes a finding, and the others go on. So everything heavy
+is imported where it is looked at.
 """
 
 from __future__ import annotations
@@ -26,7 +27,18 @@ if TYPE_CHECKING:
 State = Literal["ok", "lack", "problem"]
 
 # Imported to see whether they work; the rest of the dependencies come along with them.
-_CORE = ("torch", "torchvision", "timm", "numpy", "cv2", "pandas", "sklearn", "safetensors")
+_CORE = (
+    "numpy",
+    "torch",
+    "torchvision",
+    "timm",
+    "cv2",
+    "PIL",
+    "pandas",
+    "pydantic",
+    "sklearn",
+    "safetensors",
+)
 # Distributions of each extra, and what lacks without it.
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "anomalib": (("anomalib",), "`bench run` lacks seven of the nine methods and anomalib:NAME"),
@@ -34,10 +46,15 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "parquet": (("pyarrow",), "`bench report --format parquet` does not work"),
     "figures": (("matplotlib",), "`bench report --figures` does not work"),
 }
+# What each is called, what lacks without it, and what to do.
 _PROGRAMS = {
-    "chromium": "tests that look at the page skip; install it by the system's package manager",
-    "pdflatex": "tests that set tables skip; install a TeX distribution",
-    "git": "records do not name the commit; install it by the system's package manager",
+    "chromium": (
+        ("chromium", "chromium-browser", "google-chrome"),
+        "tests that look at the page skip",
+        "install it by the system's package manager",
+    ),
+    "pdflatex": (("pdflatex",), "tests that set tables skip", "install a TeX distribution"),
+    "git": (("git",), "records do not name the commit", "install it by the system's package manager"),
 }
 _FOLDERS = ("BENCH_DATA", "BENCH_WEIGHTS", "BENCH_ASSETS")
 # The demo's cache and results take about 0.1 GB.
@@ -203,14 +220,18 @@ def _datasets(data_root: Path | None) -> Iterator[Finding]:
         given = os.environ.get(name)
         if given and not Path(given).expanduser().is_dir():
             yield Finding("datasets", name, "lack", f"names {given}, which is no folder", "Set it anew.")
+    if data_root is None:
+        mend = "Give --data-root, or set BENCH_DATA to the folder that holds datasets."
+        yield Finding(
+            "datasets", "data root", "lack", "none is given, so no dataset but the demo is seen", mend
+        )
+        return
     for name in card_names():
         card = load_card(name)
         text = on_disk(card, data_root)
-        folder = present_folder(card, data_root) if data_root is not None else None
+        folder = present_folder(card, data_root)
         if card.generator:
             mend = ""
-        elif data_root is None:
-            mend = "Give --data-root, or set BENCH_DATA to the folder that holds datasets."
         elif folder is None:
             fetch = f"Run `bench data fetch {name} --data-root {data_root}`."
             mend = fetch if card.archives else by_hand(card, data_root)
@@ -282,15 +303,16 @@ def _disk(results: Path) -> Iterator[Finding]:
         place = folder.absolute()
         while not place.exists() and place != place.parent:
             place = place.parent
-        elsewhere = "Give --results." if name == "results" else "Set BENCH_CACHE to a folder elsewhere."
+        elsewhere = "--results" if name == "results" else "BENCH_CACHE"
         if not place.is_dir() or not os.access(place, os.W_OK):
-            yield Finding("disk", name, "problem", f"{folder} cannot be written", elsewhere)
+            mend = f"Name another folder by {elsewhere}."
+            yield Finding("disk", name, "problem", f"{folder} cannot be written", mend)
             continue
         free = shutil.disk_usage(place).free
         text = f"{_gigabytes(free)} free at {folder}"
         if free < _LITTLE_BYTES:
             state: State = "problem" if free < _DEMO_BYTES else "lack"
-            yield Finding("disk", name, state, text, f"Make room, or: {elsewhere}")
+            yield Finding("disk", name, state, text, f"Make room, or name another folder by {elsewhere}.")
         else:
             yield Finding("disk", name, "ok", text)
     from harness.images import cache_entries
@@ -306,10 +328,8 @@ def _gigabytes(count: int) -> str:
 
 
 def _programs() -> Iterator[Finding]:
-    for name, without in _PROGRAMS.items():
-        place = shutil.which(name)
-        if place:
+    for name, (called, without, mend) in _PROGRAMS.items():
+        if place := next(filter(None, map(shutil.which, called)), None):
             yield Finding("programs", name, "ok", place)
         else:
-            lack, _, mend = without.partition("; ")
-            yield Finding("programs", name, "lack", f"not here: {lack}", f"If wanted, {mend}.")
+            yield Finding("programs", name, "lack", f"not here: {without}", f"If wanted, {mend}.")

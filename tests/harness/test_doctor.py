@@ -58,12 +58,12 @@ def test_a_machine_that_runs_the_demo(tmp_path: Path) -> None:
 def test_on_the_terminal() -> None:
     done = CliRunner().invoke(main, ["doctor"])
     assert done.exit_code == 0
-    assert "  lack    btad: unknown without --data-root or BENCH_DATA\n" in done.output
+    assert "  lack    data root: none is given" in done.output
     assert "          → Give --data-root, or set BENCH_DATA" in done.output
     assert done.output.splitlines()[-1].startswith("The demo can run; ")
 
 
-@pytest.mark.parametrize("broken", ["timm", "torch"])
+@pytest.mark.parametrize("broken", ["timm", "torch", "pydantic"])
 def test_a_broken_package_is_a_finding(tmp_path: Path, broken: str) -> None:
     (tmp_path / "bad" / broken).mkdir(parents=True)
     (tmp_path / "bad" / broken / "__init__.py").write_text("raise OSError('lib.so: wrong\\nELF class')")
@@ -116,6 +116,13 @@ def test_a_results_folder_that_cannot_be_made(tmp_path: Path) -> None:
 def test_a_variable_that_names_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_WEIGHTS", "/nowhere")
     assert asked()["BENCH_WEIGHTS"]["text"] == "names /nowhere, which is no folder"
+
+
+def test_programs_that_only_tests_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: "/opt/chrome" if name == "google-chrome" else None)
+    found = {finding.name: finding for finding in doctor._programs()}
+    assert found["chromium"].text == "/opt/chrome"
+    assert found["pdflatex"].remedy == "If wanted, install a TeX distribution."
 
 
 @pytest.mark.parametrize(
