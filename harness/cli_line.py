@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,12 @@ _RUN = (
     click.option("--seed", type=int, help="Of the run."),
     click.option("--protocol", help="Of the run."),
     click.option("--debug", is_flag=True, help="Show tracebacks."),
+)
+
+
+_OWN = (
+    click.option("--method-file", default="", metavar="FILE:CLASS", help="Of a run with a private method."),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda:N."),
 )
 
 
@@ -131,3 +139,108 @@ def _advice(found: list[Choice]) -> str:
     return (
         f"{said} The cheapest on the test images was chosen on them: its costs are too low, try it on others."
     )
+
+
+@click.command()
+@click.argument("places", nargs=-1, required=True, type=_PATH, metavar="[RUN] IMAGES")
+@with_options((*_RUN[1:], *_OWN))
+@click.option("-o", "--output", type=_PATH, default=Path("predicted"), show_default=True)
+@click.option(
+    "--rule", type=click.Choice(["quantile", "extreme value"]), default="quantile", show_default=True
+)
+@click.option(
+    "--false-alarms",
+    type=click.FloatRange(min=0, max=1),
+    default=0.01,
+    show_default=True,
+    help="Share of normal images that the run's threshold is meant to stop: 0.05 or 0.01.",
+)
+@click.option("--threshold", type=float, help="One of your own instead.")
+@click.option("--maps/--no-maps", default=True, show_default=True, help="Write heat maps.")
+def predict(
+    places: tuple[Path, ...],
+    results: Path,
+    debug: bool,
+    method_file: str,
+    device: str,
+    output: Path,
+    rule: str,
+    false_alarms: float,
+    threshold: float | None,
+    maps: bool,
+    **given: Any,
+) -> None:
+    """Score new IMAGES with a RUN whose weights were kept: CSV, verdicts, heat maps.
+
+    RUN is the path of a record; without it, options tell which run of --results is meant. The exit code is 1
+    where an image could not be read.
+    """
+    with sentences(debug):
+        if len(places) > 2:
+            raise click.UsageError("give a record's path and a folder of images, or the folder alone.")
+        path, record = _chosen(places[0] if len(places) == 2 else None, results, given)
+        value = _threshold(record, rule, false_alarms) if threshold is None else threshold
+        unreadable = _predict(path, record, places[-1], output, value, maps, method_file, device)
+    sys.exit(1 if unreadable else 0)
+
+
+def _threshold(record: RunRecord, rule: str, target: float) -> float:
+    from harness.errors import UserError
+
+    operating = _operating(record)
+    if found := operating.find(rule, target):
+        return found.value
+    there = "; ".join(t.name for t in operating.thresholds)
+    raise UserError(
+        f"The run has no threshold by '{rule}' for {100 * target:g} % false alarms; it has: {there}. Choose "
+        "by --rule and --false-alarms, or give --threshold."
+    )
+
+
+def _predict(
+    path: Path,
+    record: RunRecord,
+    images: Path,
+    output: Path,
+    threshold: float,
+    maps: bool,
+    method_file: str,
+    device: str,
+) -> int:
+    """Writes scores and heat maps; returns how many images could not be read."""
+    import logging
+    from collections import Counter
+
+    from harness.check.text import plain
+    from harness.devices import find_device
+    from harness.errors import UserError
+    from harness.files import write_atomically
+    from harness.images import cache_dir
+    from harness.predict import image_files, to_csv, write_overlay
+    from harness.predict import predict as score
+    from harness.trained import trained_method
+
+    if maps:
+        _operating(record)
+    logging.getLogger("timm").setLevel(logging.ERROR)
+    found, files = [], image_files(images)
+    root = images if images.is_dir() else images.parent
+    try:
+        with trained_method(path, record, find_device(device), cache_dir(), method_file) as method:
+            for one in score(method, record, files, root):
+                if one.problem:
+                    click.echo(f"Left out: {plain(one.problem)}", err=True)
+                if maps and one.map is not None:
+                    write_overlay(output / "maps" / f"{one.name}.png", root / one.name, one.map, record)
+                found.append(replace(one, map=None))
+        write_atomically(output / "scores.csv", to_csv(found, threshold))
+    except OSError as error:
+        raise UserError(f"{output} cannot be written ({error.strerror or error}).") from error
+    counts = Counter(one.verdict(threshold) for one in found)
+    verdicts = ", ".join(
+        f"{counts[name]} {name}" for name in ("anomalous", "normal", "unreadable") if counts[name]
+    )
+    click.echo(
+        f"{len(found)} images at threshold {threshold:.6g}: {verdicts}. Scores: {output / 'scores.csv'}"
+    )
+    return counts["unreadable"]

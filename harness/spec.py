@@ -18,6 +18,7 @@ from pydantic import Field
 from harness.efficiency import Efficiency
 from harness.frozen import Frozen as Frozen
 from harness.operating import Operating as Operating
+from harness.operating import Rate as Rate
 from harness.protocols import PROTOCOLS as PROTOCOLS
 from harness.protocols import Protocol as Protocol
 

@@ -76,13 +76,12 @@ def _thresholds(normal: Floats, groups: dict[str, Floats]) -> tuple[list[Thresho
     """Returns what normal validation images give, and in words what they do not."""
     found, missing = [], []
     count = len(normal)
-    for target in TARGETS:
-        found.append(_threshold("quantile", target, quantile(normal, target), groups))
-        if 1 / (count + 1) > target:
-            missing.append(
-                f"the quantile for {100 * target:g} % is the highest of {count} scores, which promises no "
-                f"less than {100 / (count + 1):.1f} % false alarms"
-            )
+    found += [_threshold("quantile", target, quantile(normal, target), groups) for target in TARGETS]
+    if below := [f"{100 * target:g} %" for target in TARGETS if 1 / (count + 1) > target]:
+        missing.append(
+            f"for {' and '.join(below)} the quantile is the highest of {count} scores, which promises no "
+            f"less than {100 / (count + 1):.1f} % false alarms"
+        )
     fitted = tail(normal)
     if isinstance(fitted, str):
         return found, [*missing, f"no extreme-value thresholds: {fitted}"]

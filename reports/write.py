@@ -24,6 +24,7 @@ from reports.formats import FORMATS, asked, to_json, to_markdown, to_parquet
 from reports.html import page
 from reports.latex import tables
 from reports.leaderboard import MEAN, METRICS, Leaderboard, Ranking, build
+from reports.line import operating_csv
 from reports.names import to_csv, visible
 from reports.page.gallery import FOLDER, Gallery, write_pictures
 from reports.paper_tables import files as files_of
@@ -177,6 +178,7 @@ def _write_tidy(output: Path, board: Leaderboard, pairs: Sequence[Pair], kinds: 
     table = board.table()
     if "csv" in kinds:
         _write_pairs(output / "published.csv", pairs)
+        _write_operating(output / "operating.csv", operating_csv(board.rankings))
         write_atomically(output / FORMATS["csv"], tidy_csv(table))
     if "json" in kinds:
         write_atomically(output / FORMATS["json"], to_json(table))
@@ -202,6 +204,13 @@ def _write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
         write_atomically(path, to_csv(frame(pairs), numbers=("published", "published_std")))
     else:
         path.unlink(missing_ok=True)
+
+
+def _write_operating(path: Path, content: bytes | None) -> None:
+    if content is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_atomically(path, content)
 
 
 def _write_tables(folder: Path, files: dict[str, str]) -> None:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from harness.spec import RunRecord, RunSpec, slug
 from harness.store import read_record, record_path
 from reports.leaderboard import METRICS, Ranking
+from reports.line import shown
 from reports.names import visible
 from reports.statistics import estimate, units
 
@@ -92,6 +93,7 @@ class Payload:
             "environment": [self._environment(r) for r in runs],
             "failure": {i: self._failure(r) for i, r in enumerate(runs) if r and r.failure},
             "curve": self._some_curves(runs),
+            "line": self._line(runs),
             "command": _commands(ranking),
             "fingerprint": _text(ranking.fingerprint.shared()),
         }
@@ -124,6 +126,12 @@ class Payload:
         assert record.failure is not None  # noqa: S101 (only failed runs are asked)
         text = visible(record.failure.traceback or record.failure.message)
         return self._failures.setdefault(text[-4000:], len(self._failures))
+
+    def _line(self, runs: list[RunRecord | None]) -> dict[int, Any]:
+        """Thresholds of runs by index, see :func:`reports.line.shown`; none where there are too many runs."""
+        if self._brief:
+            return {}
+        return {i: shown(run.operating) for i, run in enumerate(runs) if run and run.operating}
 
     def _some_curves(self, runs: list[RunRecord | None]) -> dict[int, Any]:
         """Epochs of runs by index: ``{"epochs": [...], "series": {name: [...]}}``."""

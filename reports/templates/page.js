@@ -13,10 +13,11 @@
    *   counted: Record<string, number>,
    *   file: (string | null)[] | null, folder: [string[], string[]],
    *   fit: (number | null)[], speed: (number | null)[], memory: (number | null)[], epoch: (number | null)[],
-   *   environment: (number | null)[], failure: Record<string, number>, curve: Record<string, Curve>,
+   *   environment: (number | null)[], failure: Record<string, number>, curve: Record<string, Curve>, line: Record<string, Line>,
    *   command: Record<string, string>, fingerprint: string,
    * }} Runs
    * @typedef {{ epochs: number[], series: Record<string, (number | null)[]>, test?: (number | null)[] }} Curve
+   * @typedef {{ rows: [string, string, string, Record<string, string>][], fpr: Record<string, string[]>, notes: string[], validation: number }} Line
    * @typedef {{ metrics: Record<string, string>, rankings: Record<string, Runs>, environments: string[], failures: string[] }} Data
    */
   const OUTCOMES = ["ok", "failed", "out of memory", "timeout"];
@@ -239,6 +240,7 @@
       make("header", {}, title, close),
       make("h3", {}, `Runs, ${split === "all" ? "all anomalies" : split.replace("_", " ")}, in %`),
       ...runTable(runs, split, m, picked, metrics),
+      ...atTheLine(runs, split, m, picked),
       ...curves(runs, m, picked),
       make("h3", {}, "The command that does it again"),
       make("pre", {}, command),
@@ -343,6 +345,30 @@
   function texts(title, places, from) {
     const own = [...new Set(places.filter((place) => place != null))].slice(0, 8).map((place) => from[Number(place)]);
     return own.map((text) => make("details", title.startsWith("Why") ? { open: "" } : {}, make("summary", {}, title), make("pre", {}, text)));
+  }
+
+  /** Thresholds from normal images, and what they do. @param {Runs} runs @param {string} split @param {number} m @param {number[]} categories */
+  function atTheLine(runs, split, m, categories) {
+    const found = indices(runs, m, categories).filter((i) => runs.line[i]).slice(0, 40);
+    if (!found.length) return [];
+    const group = found.some((i) => runs.line[i].fpr[split]) ? split : "all";
+    const body = make("tbody"), notes = new Set();
+    for (const i of found) {
+      const { rows, fpr, notes: own, validation } = runs.line[i];
+      const run = `${runs.categories[Math.floor(i / runs.seeds.length) % runs.categories.length]}, seed ${runs.seeds[i % runs.seeds.length]}`;
+      own.forEach((note) => notes.add(note));
+      for (const [name, value, alarms, recall] of rows) {
+        const cells = [name, value, alarms, recall[group] ?? "–", ...(fpr[group] ?? ["–", "–"]), String(validation)];
+        body.append(make("tr", {}, make("th", { scope: "row" }, run), ...cells.map((text) => make("td", {}, text))));
+      }
+    }
+    const heads = ["Run", "Threshold", "Score", "False alarms", "Recall", "FPR at 95 % recall", "FPR at 99 %", "Normal images"];
+    const head = make("thead", {}, make("tr", {}, ...heads.map((text) => make("th", { scope: "col" }, text))));
+    return [
+      make("h3", {}, "At the line"),
+      make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "At the line" }, make("table", {}, head, body)),
+      make("p", {}, ["Thresholds from normal validation images alone; what they do on the test images, with 95 % intervals by Wilson's score.", ...[...notes].map((note) => `${note[0].toUpperCase()}${note.slice(1)}.`)].join(" ")),
+    ];
   }
 
   // ---- Curves over epochs

@@ -175,7 +175,7 @@ def test_decoded_once_and_shared_by_content(
     first = images.load_images(photos, 16, "opencv", cache)
     twin = tmp_path / "twin.png"
     twin.write_bytes(photos[0].read_bytes())
-    monkeypatch.setattr(images, "_resized", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(images, "read_resized", lambda *_: pytest.fail("decoded again"))
     again = images.load_images([twin, *photos[1:]], 16, "opencv", cache)
     np.testing.assert_array_equal(first, again)
     assert not again.flags.writeable

@@ -120,10 +120,17 @@ def test_counts_by_hand() -> None:
 def test_what_is_less_than_it_looks_is_said() -> None:
     few = points(normal=np.arange(20, dtype=np.float32), maps=np.zeros((20, 2, 2), np.float32))
     assert few.left_out == [
-        "the quantile for 1 % is the highest of 20 scores, which promises no less than 4.8 % false alarms",
+        "for 1 % the quantile is the highest of 20 scores, which promises no less than 4.8 % false alarms",
         "no extreme-value thresholds: 20 validation images are too few, a fit needs 100",
     ]
     assert "normal test images" in points(from_test=True).left_out[0]
+    assert (
+        points(normal=np.ones(6, np.float32), maps=np.ones((6, 2, 2), np.float32))
+        .left_out[0]
+        .startswith(
+            "for 5 % and 1 % the quantile is the highest of 6 scores, which promises no less than 14.3 %"
+        )
+    )
     broken = points(normal=np.array([1, np.nan], np.float32))
     assert (broken.thresholds, broken.map_range) == ([], None)
     assert "not finite" in broken.left_out[0]
