@@ -122,10 +122,17 @@ class PaDiM(Method):
         on_epoch(Epoch(1, 1))
 
     def _embed(self, images: Tensor) -> Tensor:
+        """The chosen channels ``[B, C, h, w]`` in their order; only they are brought to the finest grid."""
         maps = self._maps(self._crop.crop(images))
         finest = maps[0].shape[-2:]
-        joined = torch.cat([F.interpolate(y, size=finest, mode="nearest") for y in maps], dim=1)
-        return joined.index_select(1, self._fitted["channels"])
+        chosen, begin = self._fitted["channels"], 0
+        parts, places = [], []
+        for y in maps:
+            own = ((chosen >= begin) & (chosen < begin + y.shape[1])).nonzero()[:, 0]
+            parts.append(F.interpolate(y.index_select(1, chosen[own] - begin), size=finest, mode="nearest"))
+            places.append(own)
+            begin += y.shape[1]
+        return torch.cat(parts, dim=1).index_select(1, torch.cat(places).argsort())
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Prediction:
