@@ -18,7 +18,7 @@ from harness.cli_data import cache, data, prepare
 from harness.cli_doctor import doctor
 from harness.cli_efficiency import command as efficiency_command
 from harness.cli_init import init
-from harness.cli_line import predict, threshold
+from harness.cli_line import export, predict, threshold
 from harness.cli_methods import list_methods, test_method
 from harness.cli_options import HELP, RUN_OPTIONS, chosen_suite, sentences, with_options
 from harness.cli_rescore import rescore
@@ -193,7 +193,7 @@ list_.add_command(list_methods)
 list_.add_command(list_suites)
 for command in (
     *(data, cache, prepare, rescore, merge, verify, results_),
-    *(baseline, check, history, test_method, doctor, init, threshold, predict),
+    *(baseline, check, history, test_method, doctor, init, threshold, predict, export),
 ):
     main.add_command(command)
 

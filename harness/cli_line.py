@@ -244,3 +244,42 @@ def _predict(
         f"{len(found)} images at threshold {threshold:.6g}: {verdicts}. Scores: {output / 'scores.csv'}"
     )
     return counts["unreadable"]
+
+
+@click.command()
+@with_options((*_RUN, _OWN[0]))
+@click.option(
+    "-o", "--output", type=_PATH, default=Path("model.onnx"), show_default=True, help=".onnx, .pt2."
+)
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images at a time.")
+def export(
+    run: Path | None,
+    results: Path,
+    debug: bool,
+    method_file: str,
+    output: Path,
+    batch: int,
+    **given: Any,
+) -> None:
+    """Write a RUN whose weights were kept as ONNX or torch.export: uint8 images to score and map.
+
+    The file is compared with PyTorch before it is left; ONNX in ONNX Runtime.
+    """
+    with sentences(debug):
+        import logging
+
+        from harness.export import check_output
+        from harness.export import export as write
+        from harness.images import cache_dir
+        from harness.trained import trained_method
+
+        logging.getLogger("timm").setLevel(logging.ERROR)
+        check_output(output)
+        path, record = _chosen(run, results, given)
+        with trained_method(path, record, "cpu", cache_dir(), method_file) as method:
+            difference = write(method, record, output, batch)
+        size = record.spec.image_size
+        click.echo(f"{output}: images, uint8 [{batch}, 3, {size}, {size}], to score and map.")
+        click.echo(f"The largest difference from PyTorch is {difference:.1e} of the largest value.")
+        if record.operating and (found := record.operating.find("quantile", 0.01)):
+            click.echo(f"Threshold by the quantile for 1 % false alarms: {found.value:.6g}.")

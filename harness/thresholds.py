@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 RECALLS = (0.95, 0.99)
 # The upper part of the scores that is taken for a tail, and how many of them a fit needs: with fewer it stops
-# twice as many images as it is meant to, see docs/line.md.
+# far more images than it is meant to, see docs/line.md.
 TAIL = 0.25
 LEAST = 25
 # Below −1/2 the estimate has no usual distribution (R. L. Smith, Biometrika 1985); from 1 on no mean exists.
