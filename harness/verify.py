@@ -92,6 +92,7 @@ def mistakes(record: RunRecord, content: Mapping[str, Any]) -> Iterator[str]:
     for name, splits in (("metrics", record.metrics), ("metrics_last", record.metrics_last or {})):
         yield from (f"{name}: {what}" for what in _metrics(record, splits))
     yield from _epochs(record)
+    yield from _operating(record)
     yield from _costs(record)
     if record.categories and record.spec.category not in record.categories:
         yield "is of a category that its dataset has not"
@@ -114,11 +115,12 @@ def _counts(record: RunRecord) -> Iterator[str]:
     counts = record.counts
     if any(count < 0 for count in counts.values()):
         yield "counts less than no image"
-    kinds = [count for name, count in counts.items() if name not in ("train", "validation", "test")]
+    kinds = [count for name, count in counts.items() if name not in ("train", "validation", "test", "moved")]
     if kinds and sum(kinds) != counts.get("test"):
         yield f"counts {counts.get('test')} test images, but {sum(kinds)} by kind"
     limit = record.spec.limit_train
-    if limit is not None and counts.get("train", 0) > limit:
+    # Anomalous images that were moved to the training images come on top.
+    if limit is not None and counts.get("train", 0) - counts.get("moved", 0) > limit:
         yield f"counts {counts['train']} training images, more than its limit of {limit}"
 
 
@@ -163,6 +165,23 @@ def _impossible(counts: Mapping[str, int], split: str, values: Mapping[str, floa
     f1, least = values.get("image_f1max"), 2 * anomalous / (2 * anomalous + normal)
     if f1 is not None and f1 < least - _TOLERANCE:
         yield f"image_f1max is {f1:g}, below the {least:g} of calling all images anomalous"
+
+
+def _operating(record: RunRecord) -> Iterator[str]:
+    """Yields what thresholds cannot do to the images of the run."""
+    found, counts = record.operating, record.counts
+    if found is None:
+        return
+    normal, test = counts.get(NORMAL, 0), counts.get("test", 0)
+    wanted = {name: counts.get(name) for name in found.images} | {NORMAL: normal, "all": test - normal}
+    if found.images != wanted or found.validation != counts.get("validation"):
+        yield "operating: its images are not those of the run"
+    every = sorted([*found.thresholds, *found.frontier], key=lambda threshold: threshold.value)
+    for lower, higher in pairwise(every):
+        if any(lower.above.get(name, 0) < count for name, count in higher.above.items()):
+            yield f"operating: more images are above {higher.value:g} than above {lower.value:g}"
+    if any(not 0 <= n <= found.images.get(name, 0) for t in every for name, n in t.above.items()):
+        yield "operating: a threshold stops more images than there are"
 
 
 def _epochs(record: RunRecord) -> Iterator[str]:

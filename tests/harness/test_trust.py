@@ -117,6 +117,30 @@ def test_a_record_that_was_changed_is_named_with_why(tmp_path: Path, case: str, 
     assert good.name not in done.output
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        ("images.normal", 11, "its images are not those of the run"),
+        ("validation", 60, "its images are not those of the run"),
+        ("thresholds.0.above.all", 99, "a threshold stops more images than there are"),
+        ("thresholds.0.value", -9.0, "more images are above"),
+    ],
+)
+def test_thresholds_that_cannot_be(tmp_path: Path, field: str, value: float, why: str) -> None:
+    path = write_record(tmp_path, museum("2026-operating"))
+    assert bench("verify", "--results", tmp_path).exit_code == 0
+    content = json.loads(path.read_text())
+    at: Any = content["operating"]
+    *parts, last = field.split(".")
+    for part in parts:
+        at = at[int(part)] if part.isdigit() else at[part]
+    at[last] = value
+    path.write_text(json.dumps(content | {"checksum": checksum(content)}))
+    done = bench("verify", "--results", tmp_path)
+    assert done.exit_code == 1
+    assert why in done.output
+
+
 def test_identities_over_the_kinds(tmp_path: Path) -> None:
     record = museum("2026-native-spro")
     assert bench("verify", "--results", write_record(tmp_path, record).parents[3]).exit_code == 0

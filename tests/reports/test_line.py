@@ -5,27 +5,17 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from harness.store import write_record
-from harness.thresholds import operating_points
 from reports.write import write
 from tests.reports.browser import opened
-from tests.reports.test_page import run
-
-FOUND = operating_points(
-    np.arange(20, dtype=np.float32),
-    np.zeros((20, 2, 2), np.float32),
-    np.array([3, 19.5, 18.5, 30], np.float32),
-    ["normal", "normal", "structural", "structural"],
-    ["structural"],
-)
+from tests.reports.test_page import POINTS, run
 
 
 @pytest.fixture
 def report(tmp_path: Path) -> Path:
-    write_record(tmp_path / "results", run("alpha", "bolt", 0).model_copy(update={"operating": FOUND}))
+    write_record(tmp_path / "results", run("alpha", "bolt", 0).model_copy(update={"operating": POINTS}))
     write_record(tmp_path / "results", run("alpha", "nut", 0))
     write(tmp_path / "results", tmp_path / "report")
     return tmp_path / "report"
