@@ -17,6 +17,7 @@ from reports.html import page
 from reports.latex import ranks, tables
 from reports.leaderboard import COLUMNS, Cell, build, selection_gaps
 from reports.write import write
+from tests.harness.places import hexadecimal
 
 
 def record(category: str, seed: int, value: float | None, method: str = "m", **change: Any) -> RunRecord:
@@ -33,7 +34,7 @@ def record(category: str, seed: int, value: float | None, method: str = "m", **c
     scores: dict[str, float | None] = dict.fromkeys(("image_auroc", "pixel_auroc", "aupro"), value)
     outcome = change.get("outcome", "ok")
     return RunRecord(
-        key=change.get("key", f"{category}{seed}{method}{change}"),
+        key=change.get("key", hexadecimal(f"{category}{seed}{method}{change}")),
         spec=spec,
         identity=identity,
         fingerprint=fingerprint(spec, identity, change.get("metrics_version", 1)),

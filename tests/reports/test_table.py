@@ -17,6 +17,7 @@ from harness.spec import SCHEMA_VERSION, RunRecord, fingerprint
 from harness.store import write_record
 from reports.leaderboard import MEAN, METRICS, Cell, Ranking, build
 from reports.write import write
+from tests.harness.places import hexadecimal
 from tests.reports.simulated import NOISE, Simulation
 
 HISTORIC = Path(__file__).parent.parent / "harness" / "museum" / "2026-first.json"
@@ -143,7 +144,7 @@ def test_equal_values_have_no_spread_and_the_interval_is_students() -> None:
     (first, *_) = (record for record in made.records() if record.outcome == "ok")
 
     def of(seed: int, score: float | None) -> RunRecord:
-        update = {"metrics": {"all": {"image_auroc": score}}, "key": str(seed)}
+        update = {"metrics": {"all": {"image_auroc": score}}, "key": f"{seed:016x}"}
         return first.model_copy(update=update | {"spec": first.spec.model_copy(update={"seed": seed})})
 
     def row(*scores: float | None) -> Any:
@@ -171,7 +172,7 @@ def test_every_file_of_a_folder_is_in_the_table_or_in_the_notes(tmp_path: Path) 
         spec = template.spec.model_copy(update={"category": category, "seed": seed, "protocol": protocol})
         identity = template.identity.model_copy(update={"data": category})
         fields = {
-            "key": f"{category}{seed}{protocol}{len(change)}",
+            "key": hexadecimal(f"{category}{seed}{protocol}{len(change)}"),
             "spec": spec,
             "fingerprint": fingerprint(spec, identity, 1),
             "identity": identity,
