@@ -207,7 +207,7 @@ BAD = {
     "device": (["--device", "gpu"], "There is no device 'gpu'"),
     "missing device": (["--device", "cuda:7"], "is not on this machine"),
     "backbone": (["--backbone", "resnet18"], "no method of this run has a backbone"),
-    "keep": (["--keep", "everything"], "maps and weights"),
+    "keep": (["--keep", "everything"], "maps, weights and parts"),
     "results": (["--results", "/proc/nowhere"], "cannot be written"),
 }
 

@@ -14,6 +14,7 @@ from reports.compare import compare
 from reports.leaderboard import build
 from reports.published import paper
 from reports.write import write
+from tests.harness.places import hexadecimal
 
 
 def record(seed: int, value: float, backbone: str = "wide_resnet50_2", **change: Any) -> RunRecord:
@@ -24,7 +25,7 @@ def record(seed: int, value: float, backbone: str = "wide_resnet50_2", **change:
         method_version=1, config={"backbone": backbone}, weights={backbone: "1"}, data="d", score_rule="max"
     )
     return RunRecord(
-        key=f"{seed}{spec.method}",
+        key=hexadecimal(f"{seed}{spec.method}"),
         spec=spec,
         identity=identity,
         fingerprint=fingerprint(spec, identity, 1),

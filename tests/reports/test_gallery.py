@@ -48,7 +48,7 @@ def kept(folder: Path, method: str, category: str = "c", dataset: str = "d", see
         categories=[category],
     )
     path = write_record(folder / "results", record)
-    keep_view(path, maps, scores, samples, "d", "antialiased", folder / "cache")
+    keep_view(path, maps, scores, samples, "d", ("antialiased", "none"), folder / "cache")
     return record
 
 

@@ -91,7 +91,7 @@ def test_measured_numbers_stand_in_rows_apart(tmp_path: Path) -> None:
     spec = RunSpec(dataset="btad", category="01", method="padim", seed=0)
     identity = Identity(method_version=1, config={}, weights={}, data="d", score_rule="max")
     one = RunRecord(
-        key="a",
+        key="a" * 16,
         spec=spec,
         identity=identity,
         fingerprint=fingerprint(spec, identity, 1),
