@@ -45,6 +45,7 @@ def test_the_method_keeps_the_contract(place: Path) -> None:
     assert "The method keeps its contract." in ran(place, "test-method", "far_off.py:FarOff")
 
 
+@pytest.mark.slow
 def test_the_method_runs_on_the_demo(place: Path) -> None:
     bench("init", "method", "Mine")
     words = ("--suite", "demo", "--methods", "mine.py:Mine", "--categories", "texture", "--image-size", "64")

@@ -154,6 +154,7 @@ def test_a_killed_training_goes_on_where_it_was(place: Path, bench: Bench, proto
     assert not list((place / "results").rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_killed_anywhere_and_started_again_gives_the_same_records(place: Path, bench: Bench) -> None:
     words = [*RUN[:2], "mine.py:Mine[wait=0.15]", *RUN[3:], "--seeds", "0-2", "--no-report"]
     words += ["--checkpoint-every", "0"]

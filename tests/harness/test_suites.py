@@ -178,6 +178,7 @@ def test_the_contamination_suite_fits_its_datasets() -> None:
                 assign(category.train, int(category.validation or 0), kinds, spec(contamination=share))
 
 
+@pytest.mark.slow
 def test_contaminated_runs_are_recorded_and_scored_again_alike(place: Path, bench: Bench) -> None:
     # Of 9 training images one more is 10 %.
     done = bench(*RUN, "--categories", "a", "--contamination", "0,0.1", "--keep", "maps")
@@ -235,6 +236,7 @@ def test_a_centre_crop_is_the_middle_of_a_larger_image(tmp_path: Path) -> None:
     assert load_masks([paths], 64, tmp_path / "cache").any()
 
 
+@pytest.mark.slow
 def test_each_ingredient_does_what_it_says(place: Path, bench: Bench) -> None:
     names = [name for name in PROTOCOLS if name != "paper"]
     run = [*RUN[:2], "mine.py:Mine[epochs=15]", *RUN[3:], "--categories", "a", "--keep", "maps"]
