@@ -207,7 +207,7 @@ def _tasks(
         defects=category.defects,
     )
     folders = {name: found.folder for name, found in chosen.assets.items()}
-    for one, key in zip(specs, run_keys(specs, identity), strict=True):
+    for one, key in zip(specs, run_keys(spec, (one.seed for one in specs), identity), strict=True):
         yield RunTask(
             spec=one,
             identity=identity,

@@ -100,18 +100,18 @@ _LATER_SHARED = {"stopping": "none", "contamination": 0.0}
 
 def run_key(spec: RunSpec, identity: Identity) -> str:
     """Returns the name of a run's record: 16 hexadecimal digits over everything that decides its numbers."""
-    return run_keys([spec], identity)[0]
+    return run_keys(spec, [spec.seed], identity)[0]
 
 
-def run_keys(specs: Iterable[RunSpec], identity: Identity) -> list[str]:
-    """Returns :func:`run_key` of several runs of one identity, whose text is made once."""
+def run_keys(spec: RunSpec, seeds: Iterable[int], identity: Identity) -> list[str]:
+    """Returns :func:`run_key` of a run with each of the seeds; all else is put into words once."""
+    plain = {name for name, value in _LATER.items() if getattr(spec, name) == value}
+    setup = spec.model_dump(mode="json", exclude=plain)
     found = _canonical(identity.model_dump(mode="json", exclude=None if identity.defects else {"defects"}))
-    keys = []
-    for spec in specs:
-        plain = {name for name, value in _LATER.items() if getattr(spec, name) == value}
-        setup = spec.model_dump(mode="json", exclude=plain)
-        keys.append(_short(f'{{"identity":{found},"spec":{_canonical(setup)}}}'))
-    return keys
+    before = "".join(f'"{name}":{_canonical(setup[name])},' for name in sorted(setup) if name < "seed")
+    after = "".join(f',"{name}":{_canonical(setup[name])}' for name in sorted(setup) if name > "seed")
+    head = f'{{"identity":{found},"spec":{{{before}"seed":'
+    return [_short(f"{head}{seed}{after}}}}}") for seed in seeds]
 
 
 class Fingerprint(Frozen):

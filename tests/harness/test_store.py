@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from harness import files
 from harness.errors import UserError
-from harness.spec import SCHEMA_VERSION, Fingerprint, Identity, RunRecord, RunSpec, run_key
+from harness.spec import SCHEMA_VERSION, Fingerprint, Identity, RunRecord, RunSpec, run_key, run_keys
 from harness.store import prepare, read_record, read_records, write_record
 
 MUSEUM = Path(__file__).parent / "museum"
@@ -65,6 +66,21 @@ def test_the_museum_has_a_record_with_and_one_without_every_later_field() -> Non
     assert known - has["2026-first"] == set(LATER)
     for field, record in LATER.items():
         assert field in has[record]
+
+
+def test_keys_of_many_seeds_are_those_of_each() -> None:
+    for path in MUSEUM.glob("*.json"):
+        record = RunRecord.model_validate_json(path.read_text())
+        seeds = [0, 7, 2**31 - 1]
+        each = [run_key(record.spec.model_copy(update={"seed": seed}), record.identity) for seed in seeds]
+        assert run_keys(record.spec, seeds, record.identity) == each
+        spec = record.spec.model_dump(mode="json")
+        if all(spec.get(name) == plain for name, plain in (("evaluate", "input"), ("contamination", 0.0))):
+            whole = {k: v for k, v in spec.items() if k not in ("evaluate", "contamination")}
+            own = record.identity.model_dump(mode="json")
+            identity = own if own["defects"] else {k: v for k, v in own.items() if k != "defects"}
+            text = json.dumps({"spec": whole, "identity": identity}, sort_keys=True, separators=(",", ":"))
+            assert hashlib.sha256(text.encode()).hexdigest()[:16] == record.key
 
 
 def test_the_museum_has_every_schema() -> None:
