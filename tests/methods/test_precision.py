@@ -38,7 +38,7 @@ def test_trains_in_bf16_about_as_in_float32() -> None:
 
 
 @pytest.mark.slow
-# A single pair of images that change places is 5e-4 on metal_plate; after so short a training many nearly tie.
+# One pair of images that change places is 5e-4 on metal_plate; after so short a training many nearly tie.
 @pytest.mark.parametrize(("category", "most"), [("mpdd/metal_plate", 5e-3), ("mvtec/screw", 5e-3)])
 def test_no_auroc_changes_by_more(category: str, most: float, tmp_path: Path) -> None:
     shared = os.environ.get("BENCH_SHARED")
