@@ -1,7 +1,7 @@
 """Results as one file to publish, and back again, byte for byte.
 
 A ``.tar.gz`` of the records, in the order of their paths, without times, owners or modes: the same records
-give the same archive. With artefacts the kept maps, weights and pictures come along.
+give the same archive. With artefacts what is kept beside them comes along.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def results_() -> None:
 @results_.command()
 @click.argument("archive", type=_FOLDER)
 @_RESULTS
-@click.option("--artefacts", is_flag=True, help="Kept maps, weights and pictures too.")
+@click.option("--artefacts", is_flag=True, help="Kept maps, parts, weights and pictures too.")
 @_DEBUG
 def export(archive: Path, results: Path, artefacts: bool, debug: bool) -> None:
     """Write all records as one archive (.tar.gz): the same records, the same bytes."""
@@ -97,7 +97,7 @@ def import_(archive: Path, results: Path, debug: bool) -> None:
     callback=names,
     default="superseded,orphans",
     show_default=True,
-    help="Comma-separated: superseded, failed, damaged, orphans, checkpoints, maps, weights.",
+    help="Comma-separated: superseded, failed, damaged, orphans, checkpoints, maps, parts, weights.",
 )
 @click.option("--yes", is_flag=True, help="Remove it; without this it is only listed.")
 @_DEBUG

@@ -4,7 +4,7 @@ Two records of one run with the same scores are one result, measured twice: the 
 scores stays where another has none, the run having failed there. Two with different scores are a conflict:
 nothing is written at all until a person has decided.
 
-What is kept beside the records (maps, weights, pictures) comes along, from whichever folder has it.
+What is kept beside the records (maps and their view, parts, weights, pictures) comes along, from whichever folder has it.
 Checkpoints and claims do not: they belong to a run that goes on where they lie. Links are not followed.
 """
 
@@ -20,7 +20,7 @@ from harness.spec import RunRecord
 from harness.store import cannot_write, prepare, read_record, record_names, record_path
 
 # Beside a record, by its key; and in its category's folder, shared by its runs.
-KEPT = (".maps.safetensors", ".weights.safetensors")
+KEPT = (".maps.safetensors", ".view.safetensors", ".parts.safetensors", ".weights.safetensors")
 PICTURES = ".images.safetensors"
 
 

@@ -10,7 +10,7 @@ from harness.checkpoint import checkpoint_path
 from harness.merge import KEPT, PICTURES
 from harness.store import newest, read_records, record_files, record_path
 
-WHAT = ("superseded", "failed", "damaged", "orphans", "checkpoints", "maps", "weights")
+WHAT = ("superseded", "failed", "damaged", "orphans", "checkpoints", "maps", "parts", "weights")
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ def find_waste(results: Path, what: Collection[str]) -> Iterator[Waste]:
         results: the results folder.
         what: ``superseded`` (there is a newer record of the run: its method, data or weights have changed),
             ``failed`` (records without scores), ``damaged`` (files that are no readable record), ``orphans``
-            (maps, weights and pictures without a record), ``checkpoints`` (of trainings that could go on),
-            ``maps`` and ``weights`` (of all records).
+            (maps, views, parts, weights and pictures without a record), ``checkpoints`` (of trainings that could go on),
+            ``maps``, ``parts`` and ``weights`` (of all records).
 
     Raises:
         UserError: there is no such folder, or one in it cannot be read.
@@ -65,7 +65,7 @@ def _orphans(results: Path) -> Iterator[Waste]:
         for path in sorted(results.glob(f"*/*/*/*{suffix}")):
             if path.with_name(path.name.removesuffix(suffix)) not in stems:
                 yield from _file(path, "belongs to no record")
-            elif suffix.startswith(".maps"):
+            elif suffix.startswith((".maps", ".view")):
                 used.add(path.parent.parent)
     for path in sorted(results.glob(f"*/*/*{PICTURES}")):
         if path.parent not in used:

@@ -202,6 +202,8 @@ def test_the_union_has_every_run_once_with_what_lies_beside_it(tmp_path: Path) -
     write_record(a, seed(3, finished="2026-01-01T00:00:00"))
     newer = write_record(b, seed(3, finished="2026-02-01T00:00:00"))
     one.with_suffix(".maps.safetensors").write_bytes(b"maps of 1")
+    one.with_suffix(".view.safetensors").write_bytes(b"view of 1")
+    two.with_suffix(".parts.safetensors").write_bytes(b"parts of 2")
     one.with_suffix(".checkpoint.safetensors").write_bytes(b"stays")
     (a / newer.relative_to(b)).with_suffix(".weights.safetensors").write_bytes(b"weights of 3")
     (two.parent.parent / "d-128-opencv.images.safetensors").write_bytes(b"pictures")
@@ -214,6 +216,8 @@ def test_the_union_has_every_run_once_with_what_lies_beside_it(tmp_path: Path) -
         two.relative_to(b).as_posix(): two.read_bytes(),
         newer.relative_to(b).as_posix(): newer.read_bytes(),
         one.relative_to(a).with_suffix(".maps.safetensors").as_posix(): b"maps of 1",
+        one.relative_to(a).with_suffix(".view.safetensors").as_posix(): b"view of 1",
+        two.relative_to(b).with_suffix(".parts.safetensors").as_posix(): b"parts of 2",
         newer.relative_to(b).with_suffix(".weights.safetensors").as_posix(): b"weights of 3",
         "mpdd/metal_plate/d-128-opencv.images.safetensors": b"pictures",
     }
