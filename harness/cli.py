@@ -82,10 +82,7 @@ def run(timeout: float | None, report: bool, report_to: Path, quiet: bool, debug
         from harness.run import run_plan
 
         if not quiet:
-            console.print(
-                f"{suite.title}: {_counts(plan)}, at {suite.image_size} px on {', '.join(options.devices)}.",
-                markup=False,
-            )
+            console.print(_head(suite, options, plan), markup=False)
         records = run_plan(plan, options.results, options.devices, timeout, quiet, console)
         failures = [record for record in records if record.outcome != "ok"]
         if report:
@@ -108,10 +105,7 @@ def plan(debug: bool, **given: Any) -> None:
 
         suite, options, plan = _plan(given)
         console = Console(highlight=False)
-        console.print(
-            f"{suite.title}: {_counts(plan)}, at {suite.image_size} px on {', '.join(options.devices)}.",
-            markup=False,
-        )
+        console.print(_head(suite, options, plan), markup=False)
         for task in plan.tasks:
             state = "done " if task.key in plan.done else "parts" if task.made_from else "to do"
             console.print(f"  {state}  {task.spec.label()}", markup=False)

@@ -62,8 +62,7 @@ def predicted(suite: Suite, size: Size, records: Sequence[RunRecord]) -> str:
         spent, spec = record.timings, record.spec
         if spent and spec.image_size == suite.image_size and spec.limit_train is None:
             machine = str(record.environment.get("gpu") or record.environment.get("cpu") or "unknown machine")
-            seconds = spent.load + spent.fit + spent.predict + spent.evaluate
-            hours[machine][_kind(spec.method, spec.params)].append(seconds / 3600)
+            hours[machine][_kind(spec.method, spec.params)].append(spent.total / 3600)
     wanted = [_kind(name, suite.set.get(parse_name(name).short(), {})) for name in size.methods]
     for machine, known in sorted(hours.items(), key=lambda item: -sum(kind in item[1] for kind in wanted)):
         found = [fmean(known[kind]) * size.each for kind in wanted if kind in known]

@@ -16,6 +16,10 @@ from pathlib import Path
 
 import platformdirs
 
+# A file changed again within one tick of the file system's clock keeps size and time: what is known of so
+# fresh a file is not remembered.
+SETTLED_NS = 2_000_000_000
+
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.(?P<pid>\d+)@(?P<host>.+)\.tmp$")
 
 

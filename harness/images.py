@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from harness.errors import UserError
+from harness.files import SETTLED_NS, remove, remove_leftovers, temporary_name
 from harness.files import cache_dir as cache_dir
-from harness.files import remove, remove_leftovers, temporary_name
 from harness.protocols import CROPPED, Crop
 from harness.protocols import Resize as Resize
 
@@ -47,9 +47,6 @@ _LONGEST = 1 << 15
 _HASHES = "hashes.sqlite"
 _ARRAYS = "images"
 _EXIF_ORIENTATION = 0x0112
-# A file changed again within one tick of the file system's clock keeps size and time: such a fresh file
-# is hashed again next time instead of being remembered.
-_SETTLED_NS = 2_000_000_000
 
 
 def in_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
@@ -170,7 +167,7 @@ def content_hashes(paths: Sequence[Path], cache: Path) -> list[str]:
     known = _with_memo(cache, lambda db: _recall(db, keys)) or {}
     fresh = sorted({key for key in keys if key not in known})
     hashed = dict(zip(fresh, in_threads(_sha256, [key[0] for key in fresh]), strict=True))
-    before = time.time_ns() - _SETTLED_NS
+    before = time.time_ns() - SETTLED_NS
     settled = [(*key, value) for key, value in hashed.items() if key[2] < before]
     if settled:
         _with_memo(

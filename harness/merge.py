@@ -4,8 +4,9 @@ Two records of one run with the same scores are one result, measured twice: the 
 scores stays where another has none, the run having failed there. Two with different scores are a conflict:
 nothing is written at all until a person has decided.
 
-What is kept beside the records (maps and their view, parts, weights, pictures) comes along, from whichever folder has it.
-Checkpoints and claims do not: they belong to a run that goes on where they lie. Links are not followed.
+What is kept beside the records (maps and their view, parts, weights, pictures) comes along, from whichever
+folder has it. Checkpoints and claims do not: they belong to a run that goes on where they lie. Links are
+not followed.
 """
 
 from __future__ import annotations

@@ -333,10 +333,8 @@ def expected_time(plan: Plan, results: Path, workers: int) -> str:
     earlier: dict[str, list[tuple[float, int]]] = {}
     for record in read_records(results).records:
         if record.timings:
-            spent = record.timings
-            seconds = spent.load + spent.fit + spent.predict + spent.evaluate
             memory = record.peak_memory.get("device", record.peak_memory.get("host", 0))
-            earlier.setdefault(record.spec.method, []).append((seconds, memory))
+            earlier.setdefault(record.spec.method, []).append((record.timings.total, memory))
     known = [earlier[task.spec.method] for task in todo if task.spec.method in earlier]
     if not known:
         return "No earlier records of these methods to predict the time from."

@@ -29,8 +29,8 @@ def find_waste(results: Path, what: Collection[str]) -> Iterator[Waste]:
         results: the results folder.
         what: ``superseded`` (there is a newer record of the run: its method, data or weights have changed),
             ``failed`` (records without scores), ``damaged`` (files that are no readable record), ``orphans``
-            (maps, views, parts, weights and pictures without a record), ``checkpoints`` (of trainings that could go on),
-            ``maps``, ``parts`` and ``weights`` (of all records).
+            (maps, views, parts, weights and pictures without a record), ``checkpoints`` (of trainings that
+            could go on), ``maps``, ``parts`` and ``weights`` (of all records).
 
     Raises:
         UserError: there is no such folder, or one in it cannot be read.

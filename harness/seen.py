@@ -16,15 +16,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.files import write_atomically
+from harness.files import SETTLED_NS, write_atomically
 from harness.spec import RunSpec, slug
-from harness.store import read_record
+from harness.store import read_record, state_of
 
 _FORMAT = 1
 # Fewer records than these are read in no time, and leave no file behind.
 _FEW = 1000
-# A file changed twice within one tick of the file system's clock would look the same.
-_SETTLED_NS = 2_000_000_000
 
 
 class Ended(NamedTuple):
@@ -59,7 +57,7 @@ class Seen:
         """Returns how a run ended, ``None`` where it has no record."""
         folder = self._folder(spec)
         entry = self._inside(folder).get(f"{key}.json")
-        if entry is None or (state := _state(entry)) is None:
+        if entry is None or (state := state_of(entry)) is None:
             return None
         path = f"{folder}/{key}.json"
         known = self._known.get(path)
@@ -83,7 +81,7 @@ class Seen:
         if len(self._found) < _FEW or self._found.items() <= self._known.items():
             return
         now = time.time_ns()
-        lasting = {p: e for p, e in self._found.items() if now - e.state[2] > _SETTLED_NS}
+        lasting = {p: e for p, e in self._found.items() if now - e.state[2] > SETTLED_NS}
         content = json.dumps({"format": _FORMAT, "ended": self._known | lasting}, separators=(",", ":"))
         # The cache may be full or not writable: then nothing is remembered.
         with contextlib.suppress(OSError):
@@ -113,11 +111,3 @@ class Seen:
             except OSError:
                 self._entries[folder] = {}
         return self._entries[folder]
-
-
-def _state(entry: os.DirEntry[str]) -> tuple[int, int, int] | None:
-    try:
-        found = entry.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns

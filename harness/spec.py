@@ -207,6 +207,11 @@ class Timings(Frozen):
     evaluate: float
     images_per_second: float
 
+    @property
+    def total(self) -> float:
+        """Seconds of all parts."""
+        return self.load + self.fit + self.predict + self.evaluate
+
 
 class Failure(Frozen):
     """Why a run has no numbers: one line for tables, the traceback for whoever mends it."""

@@ -74,10 +74,10 @@ def replace_record(results: Path, path: Path, record: RunRecord) -> None:
         raise cannot_write(results, error) from error
 
 
-def state_of(path: Path) -> State:
+def state_of(file: Path | os.DirEntry[str]) -> State:
     """Returns what tells a file's present content from another."""
     try:
-        found = path.stat()
+        found = file.stat()
     except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns

@@ -20,7 +20,7 @@ import numpy as np
 import pydantic
 from pydantic import TypeAdapter, create_model
 
-from harness.files import cache_dir, remove_leftovers, write_atomically
+from harness.files import SETTLED_NS, cache_dir, remove_leftovers, write_atomically
 from harness.spec import RunRecord
 from harness.store import Loaded, read_record, record_names
 
@@ -28,9 +28,6 @@ from harness.store import Loaded, read_record, record_names
 FEW = 1000
 # Raised when records are read otherwise than before although their schema is the same.
 _FORMAT = 1
-# A file changed twice within one tick of the file system's clock keeps size and time: such a fresh file is
-# read again next time instead of being remembered.
-_SETTLED_NS = 2_000_000_000
 # Fields that many records have in common are kept once, and are one object in memory.
 _SHARED = (
     "identity",
@@ -92,7 +89,7 @@ def _load(results: Path, names: Sequence[str], place: Path | None) -> Loaded:
     known = _read(place, pool) if place else {}
     kept: _Known = {}
     records, damaged = [], []
-    settled = time.time_ns() - _SETTLED_NS
+    settled = time.time_ns() - SETTLED_NS
     for name in names:
         stamp = _stamp(f"{results}/{name}")
         found = known.get(name)

@@ -34,6 +34,8 @@ from harness.spec import RunRecord, slug
 from harness.store import parse_record, read_record, read_records, record_path, write_record
 from harness.suite import load_suite
 from harness.verify import verify
+from tests.harness.places import CARD as LAYOUT
+from tests.harness.places import MASKS
 
 MUSEUM = sorted((Path(__file__).parents[1] / "harness" / "museum").glob("*.json"))
 EXAMPLES = int(os.environ.get("FUZZ", "50"))
@@ -197,17 +199,7 @@ def test_merges(given_files: list[tuple[int, int, bytes]], target: int) -> None:
 # Cards and suites
 
 
-CARD = """
-schema = 1
-title = "Own"
-licence = "CC0"
-homepage = "https://example.org"
-folders = ["own"]
-[layout]
-train = ["{category}/train/good/*"]
-test = ["{category}/test/*/*"]
-masks = ["{category}/ground_truth/{defect}/{stem}.png"]
-"""
+CARD = LAYOUT + MASKS
 SUITE = 'title = "S"\nmethods = ["ulsad"]\ndatasets = ["demo"]\nseeds = [0]\n[set.ulsad]\nepochs = 1\n'
 TABLES = [
     json.dumps(

@@ -31,7 +31,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(records, "FEW", 1)
     # The files of a test are all younger than two seconds.
-    monkeypatch.setattr(records, "_SETTLED_NS", 0)
+    monkeypatch.setattr(records, "SETTLED_NS", 0)
     return tmp_path / "cache"
 
 
@@ -108,7 +108,7 @@ def test_only_changed_new_and_damaged_files_are_read(
 
 
 def test_a_fresh_file_is_not_remembered(results: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "_SETTLED_NS", 3600 * 10**9)
+    monkeypatch.setattr(records, "SETTLED_NS", 3600 * 10**9)
     load(results)
     read = counted(monkeypatch)
     load(results)
