@@ -66,14 +66,14 @@ class Subject:
 
 @dataclass
 class _Found:
-    """What has been measured so far."""
+    """What has been measured so far, under the names of :class:`Efficiency`."""
 
     throughput: dict[str, Quantity] = field(default_factory=dict)
     latency: Quantity | None = None
     latency_p99: float | None = None
     end_to_end: Quantity | None = None
     paper_way: Quantity | None = None
-    memory: dict[str, int] = field(default_factory=dict)
+    memory: dict[str, dict[str, int]] = field(default_factory=dict)
     growth: int = 0
     energy: float | None = None
     left_out: list[str] = field(default_factory=list)
@@ -99,17 +99,16 @@ def assess(
         parameters: of all networks.
         state_bytes: of what was learned.
     """
-    found, guard = _Found(), Guard(subject.device)
+    found, guard = _Found(memory={"fit": dict(fit_memory)}), Guard(subject.device)
     flops = count_flops(subject.predict, on_device(subject, 1))
     # Five things take time: three batch sizes, from files to scores, and the paper's way.
     share = seconds / 5
     for size in SIZES:
         if _fits(found, f"batch {size}", size, per_image, share):
-            _throughput(subject, found, size, share)
-            guard.look()
+            _throughput(subject, found, guard, size, share)
     if str(BATCH) in found.throughput:
         _peak(subject, found)
-        _larger(subject, found, share)
+        _larger(subject, found, guard, share)
     if _fits(found, "from files to scores", 2 * BATCH, per_image, share):
         found.end_to_end = quantity(list(end_to_end(subject, share)))
     if _fits(found, "the paper's way", BATCH, per_image, share):
@@ -118,21 +117,13 @@ def assess(
     if found.growth:
         flags.append(f"memory grows by {found.growth / 1e6:.1f} MB with every batch")
     return Efficiency(
-        throughput=found.throughput,
-        latency=found.latency,
-        latency_p99=found.latency_p99,
-        end_to_end=found.end_to_end,
-        paper_way=found.paper_way,
+        **vars(found),
         training=training,
-        memory={"fit": dict(fit_memory)} | ({"predict": found.memory} if found.memory else {}),
-        growth=found.growth,
         parameters=parameters,
         state_bytes=state_bytes,
         flops=flops,
-        energy=found.energy,
         gpu=guard.gpu(),
         flags=flags,
-        left_out=found.left_out,
     )
 
 
@@ -161,7 +152,7 @@ def _fits(found: _Found, what: str, images: int, per_image: float, share: float)
     return False
 
 
-def _throughput(subject: Subject, found: _Found, size: int, seconds: float) -> None:
+def _throughput(subject: Subject, found: _Found, guard: Guard, size: int, seconds: float) -> None:
     """Images on the device → predictions; at batch 1 to the score on the host, which is the latency."""
     batch = on_device(subject, size)
     calls = 0
@@ -174,10 +165,9 @@ def _throughput(subject: Subject, found: _Found, size: int, seconds: float) -> N
             prediction.score.cpu()
 
     repeat(work, subject.device, 0.0)
-    counter = Guard(subject.device)
-    calls, held, joules = 0, in_use(subject.device), counter.joules()
+    calls, held, joules = 0, in_use(subject.device), guard.joules()
     taken = repeat(work, subject.device, seconds)
-    used, grown = counter.joules(), (in_use(subject.device) - held) // calls
+    used, grown = guard.joules(), (in_use(subject.device) - held) // calls
     found.throughput[str(size)] = rate(size, taken)
     if size == 1:
         found.latency = quantity(taken)
@@ -186,6 +176,7 @@ def _throughput(subject: Subject, found: _Found, size: int, seconds: float) -> N
         found.growth = grown
     if size == BATCH and joules is not None and used is not None:
         found.energy = (used - joules) / (size * calls) * 1000
+    guard.look()
 
 
 def _peak(subject: Subject, found: _Found) -> None:
@@ -195,16 +186,16 @@ def _peak(subject: Subject, found: _Found) -> None:
     with driver_peak(subject.device) as driver:
         subject.predict(batch)
         synchronise(subject.device)
-    found.memory |= subject.memory.read() | driver
+    found.memory["predict"] = subject.memory.read() | driver
 
 
-def _larger(subject: Subject, found: _Found, seconds: float) -> None:
+def _larger(subject: Subject, found: _Found, guard: Guard, seconds: float) -> None:
     """On a GPU: doubles the batch until it is no faster any more or does not fit."""
     size = BATCH
     while subject.device.type == "cuda" and size < _LARGEST:
         size *= 2
         try:
-            _throughput(subject, found, size, seconds / 4)
+            _throughput(subject, found, guard, size, seconds / 4)
         except torch.OutOfMemoryError:
             release(subject.device)
             found.left_out.append(f"batch {size}: does not fit into the device's memory")

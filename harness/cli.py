@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from harness import __version__
 from harness.cli_check import baseline, check, history
 from harness.cli_data import cache, data, prepare
 from harness.cli_doctor import doctor
-from harness.cli_efficiency import command as efficiency_command
 from harness.cli_init import init
 from harness.cli_line import export, predict, threshold
 from harness.cli_methods import list_methods, test_method
@@ -29,6 +29,9 @@ from harness.errors import Terminated, UserError, terminable
 if TYPE_CHECKING:
     from harness.plan import Options, Plan
     from harness.spec import Suite
+
+# Where `bench efficiency` leaves records whose scores mean nothing, apart from all others.
+COSTS = Path("efficiency")
 
 
 @contextmanager
@@ -92,6 +95,43 @@ def run(timeout: float | None, report: bool, report_to: Path, quiet: bool, debug
                 f"{len(failures)} of {len(records)} runs failed; their records hold the traceback.", err=True
             )
             sys.exit(1)
+
+
+@main.command()
+@with_options(RUN_OPTIONS)
+@click.option(
+    "--report-to",
+    type=click.Path(path_type=Path),
+    default=COSTS / "report",
+    show_default=True,
+    help="Folder of the tables.",
+)
+@click.option("--quiet", is_flag=True, help="Say only what failed.")
+@click.pass_context
+def efficiency(context: click.Context, /, report_to: Path, quiet: bool, debug: bool, **given: Any) -> None:
+    """Measure speed, memory and size: Table 4 with more columns. The scores mean nothing.
+
+    Alone: the suite `efficiency`, nine methods after one pass of training, results in `efficiency`. Speed
+    does not depend on weights: `--backbone-weights none` needs no download, and is marked.
+    """
+    given["suite"] = given["suite"] or "efficiency"
+    if context.get_parameter_source("results") is ParameterSource.DEFAULT:
+        given["results"] = COSTS
+    options = {"timeout": None, "report": False, "report_to": report_to, "quiet": quiet, "debug": debug}
+    code = 0
+    try:
+        context.invoke(run, **options, **given)
+    except SystemExit as ended:
+        # Some runs failed: what the others cost is shown all the same.
+        if ended.code != 1:
+            raise
+        code = 1
+    with sentences(debug):
+        from rich.console import Console
+
+        console = Console(highlight=False)
+        _report(given["results"], report_to, console, quiet, wanted="efficiency", only_tables=True)
+    sys.exit(code)
 
 
 @main.command()
@@ -248,8 +288,6 @@ def _report(results: Path, output: Path, console: Any, quiet: bool, **given: Any
         for line in lines:
             console.print(line, markup=False) if isinstance(line, str) else console.print(line)
 
-
-main.add_command(efficiency_command(run, _report))
 
 if __name__ == "__main__":
     main()

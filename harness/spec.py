@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from harness.efficiency import Efficiency
+from harness.efficiency import Quantity as Quantity
 from harness.frozen import Frozen as Frozen
 from harness.operating import Operating as Operating
 from harness.operating import Rate as Rate

@@ -120,6 +120,7 @@ class ULSAD(Method):
 
     def __init__(self, config: ULSADConfig, setup: Setup) -> None:
         super().__init__(config, setup)
+        self._bf16 = config.precision == "bf16"
         self.backbone = setup.load_features(config.backbone, STRIDES)
         self.c = min(config.channels, sum(self.backbone.channels))
         device = setup.device
@@ -130,7 +131,7 @@ class ULSAD(Method):
         self.autoencoder = (
             None if config.local_only else GlobalAutoencoder(self.c, setup.image_size).to(device)
         )
-        if config.precision == "bf16":
+        if self._bf16:
             # bf16 convolutions are written for channels last.
             self.modules().to(memory_format=torch.channels_last)
         self.mean = torch.zeros(self.c, device=device)
@@ -144,12 +145,10 @@ class ULSAD(Method):
 
     def _arithmetic(self) -> torch.autocast:
         """Whatever the networks compute within has the configured precision."""
-        bf16 = self.config.precision == "bf16"
-        return torch.autocast(self.setup.device.type, torch.bfloat16, enabled=bf16)
+        return torch.autocast(self.setup.device.type, torch.bfloat16, enabled=self._bf16)
 
     def _laid_out(self, x: Tensor) -> Tensor:
-        bf16 = self.config.precision == "bf16"
-        return x.contiguous(memory_format=torch.channels_last) if bf16 else x
+        return x.contiguous(memory_format=torch.channels_last) if self._bf16 else x
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 ``[B, 3, S, S]`` → X on the device, normalised as the backbone expects."""

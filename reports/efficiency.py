@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from harness.spec import RunRecord
+from harness.spec import Quantity, RunRecord
 from reports.leaderboard import Leaderboard
 from reports.sheet import Block, Line, Sheet
 
@@ -34,18 +34,14 @@ def _best(record: RunRecord) -> float | None:
     return max((q.median for q in found), default=None)
 
 
-def _median(name: str, scale: float = 1.0) -> Callable[[RunRecord], float | None]:
+def _field(name: str, scale: float = 1.0) -> Callable[[RunRecord], float | None]:
+    """A number of the record, or the median where it was measured repeatedly."""
+
     def value(record: RunRecord) -> float | None:
         found = getattr(record.efficiency, name)
-        return None if found is None else scale * found.median
-
-    return value
-
-
-def _plain(name: str, scale: float = 1.0) -> Callable[[RunRecord], float | None]:
-    def value(record: RunRecord) -> float | None:
-        found = getattr(record.efficiency, name)
-        return None if found is None else scale * found
+        if found is None:
+            return None
+        return scale * float(found.median if isinstance(found, Quantity) else found)
 
     return value
 
@@ -66,17 +62,17 @@ COLUMNS = (
     Column("img/s, batch 8", _throughput("8"), less=False),
     Column("img/s, batch 32", _throughput("32"), less=False),
     Column("img/s, best batch", _best, less=False),
-    Column("img/s, from files", _median("end_to_end"), less=False),
-    Column("img/s, paper's way", _median("paper_way"), less=False),
-    Column("latency, ms", _median("latency", 1e3)),
-    Column("p99, ms", _plain("latency_p99", 1e3)),
+    Column("img/s, from files", _field("end_to_end"), less=False),
+    Column("img/s, paper's way", _field("paper_way"), less=False),
+    Column("latency, ms", _field("latency", 1e3)),
+    Column("p99, ms", _field("latency_p99", 1e3)),
     Column("predict, GB", _peak("predict"), 2),
     Column("fit, GB", _peak("fit"), 2),
-    Column("trained img/s", _plain("training"), less=False),
-    Column("parameters, M", _plain("parameters", 1e-6)),
-    Column("state, MB", _plain("state_bytes", 1e-6)),
-    Column("GFLOP", _plain("flops", 1e-9)),
-    Column("J per 1,000", _plain("energy"), 0),
+    Column("trained img/s", _field("training"), less=False),
+    Column("parameters, M", _field("parameters", 1e-6)),
+    Column("state, MB", _field("state_bytes", 1e-6)),
+    Column("GFLOP", _field("flops", 1e-9)),
+    Column("J per 1,000", _field("energy"), 0),
 )
 TITLE = (
     "Efficiency as docs/efficiency.md defines it: medians, images per second of the model alone by batch "
