@@ -6,12 +6,17 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from click.testing import CliRunner, Result
 from PIL import Image
 
+from harness.cli import main
 from harness.spec import RunRecord
 
 # What a test adds follows its ``[layout]``.
@@ -112,6 +117,28 @@ def command(*words: str) -> list[str]:
 
 def environment(place: Path) -> dict[str, str]:
     return os.environ | {"BENCH_CACHE": str(place / "cache"), "BENCH_DATA": str(place / "data")}
+
+
+# One small category, and all that a trained run can leave behind but parts.
+TRAINED: tuple[object, ...] = (
+    *("--datasets", "own.toml", "--categories", "a", "--device", "cpu", "--measure", 0),
+    *("--keep", "weights,maps", "--no-report", "--image-size", 64),
+)
+
+
+def bench(*words: object) -> Result:
+    """``bench`` in this process."""
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+@contextmanager
+def inside(place: Path) -> Iterator[None]:
+    """In the folder of :func:`make_place`, with its data and its cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENCH_CACHE", str(place / "cache"))
+        patch.setenv("BENCH_DATA", str(place / "data"))
+        patch.chdir(place)
+        yield
 
 
 def records(place: Path) -> dict[str, RunRecord]:

