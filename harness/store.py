@@ -185,7 +185,7 @@ def prepare(results: Path) -> None:
     probe = results / ".writable"
     try:
         write_atomically(probe, b"")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another driver on this folder may have removed it
     except OSError as error:
         raise cannot_write(results, error) from error
     for folder in {

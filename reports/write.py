@@ -215,8 +215,10 @@ def _write_operating(path: Path, content: bytes | None) -> None:
 
 def _write_tables(folder: Path, files: dict[str, str]) -> None:
     for old in folder.glob("*.tex"):
-        if old.name not in files and old.read_text(encoding="utf-8").startswith(_MARK):
-            old.unlink()
+        # Of two reports at once the other may have removed it.
+        with contextlib.suppress(FileNotFoundError):
+            if old.name not in files and old.read_text(encoding="utf-8").startswith(_MARK):
+                old.unlink()
     for name, content in files.items():
         write_atomically(folder / name, (_MARK + content).encode())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +182,10 @@ def write_pictures(folder: Path, files: Mapping[str, bytes]) -> None:
             write_atomically(folder / name, content)
     for name, path in old.items():
         found = _PICTURE.fullmatch(name)
-        if name not in files and found and _sum(path.read_bytes()) == found["sum"]:
-            path.unlink()
+        # Of two reports at once the other may have removed it.
+        with suppress(FileNotFoundError):
+            if name not in files and found and _sum(path.read_bytes()) == found["sum"]:
+                path.unlink()
     if old and not files and not any(folder.iterdir()):
         folder.rmdir()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,13 @@ def test_a_full_disk_is_a_sentence_and_the_old_record_stays(
         prepare(tmp_path)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name], "nothing half-written stays"
+
+
+def test_drivers_may_prepare_one_folder_at_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as drivers:
+        for done in [drivers.submit(prepare, tmp_path) for _ in range(400)]:
+            done.result()
+    assert not list(tmp_path.iterdir())
 
 
 def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
