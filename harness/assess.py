@@ -165,14 +165,16 @@ def _throughput(subject: Subject, found: _Found, guard: Guard, size: int, second
             prediction.score.cpu()
 
     repeat(work, subject.device, 0.0)
-    calls, held, joules = 0, in_use(subject.device), guard.joules()
+    # Looking takes a good part of a second where a process holds many objects.
+    held = in_use(subject.device) if size == BATCH else 0
+    calls, joules = 0, guard.joules()
     taken = repeat(work, subject.device, seconds)
-    used, grown = guard.joules(), (in_use(subject.device) - held) // calls
+    used = guard.joules()
     found.throughput[str(size)] = rate(size, taken)
     if size == 1:
         found.latency = quantity(taken)
         found.latency_p99 = float(np.quantile(taken, 0.99))
-    if size == BATCH and grown > _GROWTH:
+    if size == BATCH and (grown := (in_use(subject.device) - held) // calls) > _GROWTH:
         found.growth = grown
     if size == BATCH and joules is not None and used is not None:
         found.energy = (used - joules) / (size * calls) * 1000

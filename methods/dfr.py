@@ -10,7 +10,7 @@ an autoencoder of 1×1 convolutions; the reconstruction error is the anomaly map
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +31,10 @@ from harness.method import (
 from methods.features import FrozenFeatures
 
 STRIDES = (2, 4, 8, 16)
-# So many images are predicted at a time.
-AT_ONCE = 4
+# So many images are predicted at a time: all layers of one on one grid are 57 MB. On a CPU one is as fast as
+# several, and its buffers are small enough for the C library to hand out again without asking the system.
+AT_ONCE = {"cpu": 1}
+ELSEWHERE = 8
 
 
 class DFRConfig(Hyperparameters):
@@ -50,6 +52,11 @@ class DFRConfig(Hyperparameters):
     epochs: int = Field(150, ge=1, description="the code's default; its comment names 700 as the earlier one")
     batch_size: int = Field(4, ge=1, description="training images per step; code")
     lr: float = Field(1e-4, gt=0, description="learning rate of Adam; paper and code")
+    precision: Literal["float32", "bf16"] = Field(
+        "float32",
+        description="arithmetic of the networks; bf16 is faster where the hardware has it; weights, errors "
+        "and maps stay float32",
+    )
 
 
 def resize_and_average(source: int, size: int, window: int = 4) -> Tensor:
@@ -116,6 +123,7 @@ class DFR(Method):
 
     def __init__(self, config: DFRConfig, setup: Setup) -> None:
         super().__init__(config, setup)
+        self._bf16 = config.precision == "bf16"
         self._maps, mean, std = self._feature_maps()
         self._pixel_mean = torch.tensor(mean, device=setup.device).view(1, 3, 1, 1) * 255
         self._pixel_std = torch.tensor(std, device=setup.device).view(1, 3, 1, 1) * 255
@@ -145,13 +153,20 @@ class DFR(Method):
 
         return relus, mean, std
 
+    def _arithmetic(self) -> torch.autocast:
+        """Whatever the networks compute within has the configured precision."""
+        return torch.autocast(self.setup.device.type, torch.bfloat16, enabled=self._bf16)
+
     def _normalise(self, images: Tensor) -> Tensor:
-        return (images.to(self.setup.device).float() - self._pixel_mean) / self._pixel_std
+        # Decoded images lie channels last, and so would every layer, of which matrix products need copies.
+        X = images.to(self.setup.device).contiguous().float()
+        return (X - self._pixel_mean) / self._pixel_std
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """uint8 ``[B, 3, S, S]`` → ``[B, C, S/4, S/4]``: all layers on one grid."""
-        return torch.cat([self._to_grid(y) for y in self._maps(self._normalise(images))], dim=1)
+        with self._arithmetic():
+            return torch.cat([self._to_grid(y) for y in self._maps(self._normalise(images))], dim=1)
 
     def _to_grid(self, y: Tensor) -> Tensor:
         side = y.shape[-1]
@@ -164,7 +179,7 @@ class DFR(Method):
         """Trains the autoencoder with Adam on the mean squared error; validation images are not used."""
         config = self.config
         features = FrozenFeatures(data.train, self.features, batch_size=4)
-        first = features.batch(range(min(config.pca_images, len(features))))
+        first = features.batch(range(min(config.pca_images, len(features)))).float()
         c = first.shape[1]
         self.autoencoder = self._build(c, code_width(first.transpose(0, 1).flatten(1).T, config.variance))
         optimiser = torch.optim.Adam(self.autoencoder.parameters(), lr=config.lr)
@@ -175,7 +190,9 @@ class DFR(Method):
             total = torch.zeros((), device=self.setup.device)
             for rows in shuffled(len(features), config.batch_size, generator):
                 y = features.batch(rows)
-                loss = F.mse_loss(self.autoencoder(y), y)
+                with self._arithmetic():
+                    found = self.autoencoder(y)
+                loss = F.mse_loss(found.float(), y.float())
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
@@ -195,8 +212,9 @@ class DFR(Method):
         if self.autoencoder is None:
             raise RuntimeError("DFR.predict was called before fit or load_state_dict")
         self.autoencoder.eval()
-        # All layers of one image on one grid are 57 MB: a few images at a time keep a batch small.
-        errors = torch.cat([self._errors(self.autoencoder, part) for part in torch.split(images, AT_ONCE)])
+        parts = torch.split(images, AT_ONCE.get(self.setup.device.type, ELSEWHERE))
+        with self._arithmetic():
+            errors = torch.cat([self._errors(self.autoencoder, part) for part in parts])
         size = (self.setup.image_size, self.setup.image_size)
         maps = F.interpolate(errors[:, None], size=size, mode="bilinear", align_corners=True)[:, 0]
         return Prediction(score=maps.amax(dim=(1, 2)), map=maps)
@@ -205,23 +223,32 @@ class DFR(Method):
         """Mean squared error of the reconstruction, ``[B, S/4, S/4]``.
 
         The first 1×1 convolution commutes with resizing and averaging: it is taken of each layer on its own
-        and, where a layer is smaller than the grid, before that layer is resized.
+        and, where a layer is smaller than the grid, before that layer is resized. The last one gives the
+        reconstruction of one layer after the other, so that never all of it is there.
         """
-        first, *rest = autoencoder
-        weight = cast(Tensor, first.weight)
-        hidden = cast(Tensor, first.bias).view(1, -1, 1, 1)
-        layers, begin = [], 0
+        first, *middle, last = autoencoder
+        inwards, outwards = cast(Tensor, first.weight), cast(Tensor, last.weight)
+        layers, begin = list[Tensor](), 0
+        # By the side of what was convolved: all of one side are resized together.
+        sums: dict[int, Tensor] = {}
         for f in self._maps(self._normalise(images)):
-            part = weight[:, begin : begin + f.shape[1]]
             layers.append(self._to_grid(f))
-            if f.shape[-1] < layers[-1].shape[-1]:
-                hidden = hidden + self._to_grid(F.conv2d(f, part))
-            else:
-                hidden = hidden + F.conv2d(layers[-1], part)
+            small = f if f.shape[-1] < layers[-1].shape[-1] else layers[-1]
+            part = F.conv2d(small, inwards[:, begin : begin + f.shape[1]])
+            side = small.shape[-1]
+            sums[side] = sums[side].add_(part) if side in sums else part
             begin += f.shape[1]
-        for layer in rest:
+        hidden = cast(Tensor, first.bias).view(1, -1, 1, 1)
+        for side, part in sums.items():
+            hidden = hidden + (part if side == layers[0].shape[-1] else self._to_grid(part))
+        for layer in middle:
             hidden = layer(hidden)
-        return torch.cat(layers, dim=1).sub_(hidden).square_().mean(dim=1)
+        sizes = [y.shape[1] for y in layers]
+        squares = torch.zeros_like(layers[0][:, 0], dtype=torch.float32)
+        rows = torch.split(outwards, sizes), torch.split(cast(Tensor, last.bias), sizes)
+        for y, weight, bias in zip(layers, *rows, strict=True):
+            squares += F.conv2d(hidden, weight, bias).float().sub_(y).square_().sum(dim=1)
+        return squares / begin
 
     def state_dict(self) -> dict[str, Tensor]:
         """The autoencoder; its first and code layers tell C and d."""

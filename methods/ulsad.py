@@ -39,6 +39,7 @@ from harness.method import (
 from methods.blur import gaussian_kernel
 from methods.branches import attend, attention, combine, distance, quantiles, upsample
 from methods.features import FrozenFeatures
+from methods.folding import fold_batch_norms
 from methods.ulsad_networks import FeatureReconstructionNetwork, GlobalAutoencoder
 
 STRIDES = (8, 16)
@@ -132,6 +133,8 @@ class ULSAD(Method):
             None if config.local_only else GlobalAutoencoder(self.c, setup.image_size).to(device)
         )
         if self._bf16:
+            if isinstance(self.backbone, nn.Module):
+                fold_batch_norms(self.backbone, self.normalise(self._ramp()))
             # bf16 convolutions are written for channels last.
             self.modules().to(memory_format=torch.channels_last)
         self.mean = torch.zeros(self.c, device=device)
@@ -173,9 +176,12 @@ class ULSAD(Method):
 
     def _has_rectified_features(self) -> bool:
         """Whether N_θ gives no negative value: any one image tells, signed features have both signs."""
+        return bool((self.features(self._ramp()) >= 0).all())
+
+    def _ramp(self) -> Tensor:
+        """An image, uint8 ``[1, 3, S, S]``, where no image is at hand yet."""
         size = self.setup.image_size
-        ramp = torch.linspace(0, 255, size).to(torch.uint8).expand(1, 3, size, size)
-        return bool((self.features(ramp) >= 0).all())
+        return torch.linspace(0, 255, size).to(torch.uint8).expand(1, 3, size, size)
 
     def standardise(self, y: Tensor) -> Tensor:
         """U: features standardised by μ and σ of the training set."""

@@ -21,8 +21,10 @@ def code(character: str) -> str:
 
 def visible(text: str) -> str:
     """Returns text in which what cannot be seen, or turns the text around, is named by its number."""
-    # What is printable throughout, as nearly all names are, has nothing to name.
-    return text if text.isprintable() else "".join(code(c) if _unseen(c) else c for c in text)
+    # What is printable throughout, as nearly all names and lines are, has nothing to name.
+    return (
+        text if text.replace("\n", "").isprintable() else "".join(code(c) if _unseen(c) else c for c in text)
+    )
 
 
 def cell(text: str) -> str:

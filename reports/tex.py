@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from reports.names import code
 from reports.parts import Line, chunks, panels
@@ -153,6 +154,8 @@ def signs(table: str) -> set[str]:
     return set(re.findall(r"\\textsuperscript\{[a-z]+\}", table))
 
 
+# Names and numbers repeat many times in the tables of one report.
+@lru_cache(maxsize=2**16)
 def escape(text: str, breaks: bool = False) -> str:
     """Returns text that LaTeX prints as it is; a character that pdfLaTeX lacks is named: ``U+4E2D``.
 
@@ -171,6 +174,7 @@ def escape(text: str, breaks: bool = False) -> str:
     return ("{}" if text.startswith(("[", "*")) else "") + "".join(parts)
 
 
+@lru_cache(maxsize=2**16)
 def width(tex: str) -> int:
     """Returns about how many characters wide something is printed."""
     plain = re.sub(r"\\cite\{[^}]*\}", "[00]", tex)

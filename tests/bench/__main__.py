@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import logging
+import os
 import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -18,6 +20,8 @@ from harness.guard import Guard
 from harness.machine import environment
 from tests.bench.pairs import Compared, Pair, compare
 
+# anomalib's progress bars.
+os.environ["TQDM_DISABLE"] = "1"
 GROUPS = ("reconstruction", "metrics", "memory_bank", "house", "engine")
 
 
@@ -52,6 +56,7 @@ def main() -> None:
     if stray := set(options.groups) - set(GROUPS):
         parser.error(f"there is no group {sorted(stray)[0]}: give some of {', '.join(GROUPS)}")
     warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
     guard, results = Guard(torch.device("cpu")), []
     for group in options.groups:
         for pair in pairs(group):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.measure import PeakMemory
-from harness.method import Images, Method, Setup, TrainingData
+from harness.method import Images, Method, Prediction, Setup, TrainingData
 from harness.provision import make_setup
 from harness.weights import find_weights
 from methods.dfr import DFR, DFRConfig
@@ -32,6 +32,16 @@ class OriginalDFR(DFR):
     def _to_grid(self, y: Tensor) -> Tensor:
         size = (self.setup.image_size, self.setup.image_size)
         return F.avg_pool2d(F.interpolate(y, size, mode="bilinear", align_corners=True), 4)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Prediction:
+        """The whole batch at once, all layers in one tensor."""
+        assert self.autoencoder is not None
+        y = self.features(images)
+        errors = (self.autoencoder(y) - y).square().mean(dim=1, keepdim=True)
+        size = (self.setup.image_size, self.setup.image_size)
+        maps = F.interpolate(errors, size, mode="bilinear", align_corners=True)[:, 0]
+        return Prediction(maps.amax(dim=(1, 2)), maps)
 
 
 def setup(backbone: str, folder: Path, device: torch.device = CPU) -> Setup:
@@ -78,6 +88,8 @@ def pairs(rounds: int = 5, batch: int = 8) -> Iterator[Pair]:
         original.load_state_dict(dfr.state_dict())
         ulsad = fitted(ULSAD, ULSADConfig(epochs=1), wide)
         X = images(batch).batch(range(batch))
+        with torch.no_grad():
+            torch.testing.assert_close(dfr.predict(X).map, original.predict(X).map, rtol=1e-3, atol=1e-5)
         note = f"predict, batch {batch}, {SIZE} px, random weights"
 
         def slow() -> None:
@@ -86,6 +98,9 @@ def pairs(rounds: int = 5, batch: int = 8) -> Iterator[Pair]:
         peer = "DFR in the original way"
         yield Pair("ULSAD's prediction", lambda: _predict(ulsad, X), slow, peer, 2.2, rounds, note=note)
         yield Pair("DFR's prediction", lambda: _predict(dfr, X), slow, peer, 2.0, rounds, note=note)
+        quick = DFR(DFRConfig(precision="bf16"), vgg)
+        quick.load_state_dict(dfr.state_dict())
+        yield Pair("DFR in bf16", lambda: _predict(quick, X), slow, peer, 2.0, rounds, note=note)
         fast = ULSAD(ULSADConfig(precision="bf16"), wide)
         fast.load_state_dict(ulsad.state_dict())
         exact = "ULSAD in float32"
