@@ -109,6 +109,12 @@ def bench(session: nox.Session) -> None:
     session.run(PYTHON, "-m", "tests.bench", *session.posargs)
 
 
+@nox.session(python=False, name="bench-gpu")
+def bench_gpu(session: nox.Session) -> None:
+    """Our own methods on a GPU beside limits, and benchmarks/gpu.json; without anomalib or a network."""
+    session.run(PYTHON, "-m", "tests.bench", "gpu", "-o", "benchmarks/gpu.json", *session.posargs)
+
+
 @nox.session(python=False)
 def wheel(session: nox.Session) -> None:
     """Builds the wheel, installs it into an empty environment elsewhere, and runs the demo there."""

@@ -24,6 +24,8 @@ from tests.bench.pairs import Compared, Pair, compare
 os.environ["TQDM_DISABLE"] = "1"
 GROUPS = ("reconstruction", "metrics", "memory_bank", "house", "engine")
 
+ALL = (*GROUPS, "gpu")
+
 
 def pairs(group: str) -> Iterator[Pair]:
     """Yields the comparisons of a module of this folder; each is valid until the next is asked for."""
@@ -50,14 +52,15 @@ def told(found: Compared) -> dict[str, Any]:
 def main() -> None:
     """Measures, prints a line for each comparison, and writes them with the machine's description."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("groups", nargs="*", default=GROUPS, help=f"of {', '.join(GROUPS)}")
+    parser.add_argument("groups", nargs="*", default=GROUPS, help=f"of {', '.join(ALL)}")
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/latest.json"))
     options = parser.parse_args()
-    if stray := set(options.groups) - set(GROUPS):
-        parser.error(f"there is no group {sorted(stray)[0]}: give some of {', '.join(GROUPS)}")
+    if stray := set(options.groups) - set(ALL):
+        parser.error(f"there is no group {sorted(stray)[0]}: give some of {', '.join(ALL)}")
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    guard, results = Guard(torch.device("cpu")), []
+    device = torch.device("cuda" if "gpu" in options.groups and torch.cuda.is_available() else "cpu")
+    guard, results = Guard(device), []
     for group in options.groups:
         for pair in pairs(group):
             found = compare(pair)
@@ -65,7 +68,7 @@ def main() -> None:
             results.append(told(found))
     content = {
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": environment(torch.device("cpu")),
+        "machine": environment(device),
         "flags": guard.flags(),
         "comparisons": results,
     }

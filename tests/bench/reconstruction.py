@@ -86,6 +86,8 @@ def pairs(rounds: int = 5, batch: int = 8) -> Iterator[Pair]:
         dfr = fitted(DFR, DFRConfig(epochs=1), vgg)
         original = OriginalDFR(DFRConfig(epochs=1), vgg)
         original.load_state_dict(dfr.state_dict())
+        # Random weights are drawn anew for each.
+        original._maps = dfr._maps
         ulsad = fitted(ULSAD, ULSADConfig(epochs=1), wide)
         X = images(batch).batch(range(batch))
         with torch.no_grad():
