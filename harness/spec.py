@@ -230,20 +230,30 @@ class RunRecord(Frozen):
     """What came of one run. Scores lie in [0, 1]; an undefined metric is ``null``.
 
     Attributes:
+        schema_version: of this structure, see ``SCHEMA_VERSION``.
+        key: 16 hexadecimal digits over everything that decides the numbers, the name of the file.
+        spec: the run.
+        identity: what else decides its numbers.
+        fingerprint: with which other numbers these may be ranked.
+        outcome: ``ok``, or why there are no metrics.
+        failure: its reason and traceback, ``None`` where the outcome is ``ok``.
         metrics: ``{split: {metric: value}}``; split ``all``, and one per anomaly kind; where there is sPRO
             also ``kinds_mean``, its mean over the kinds.
         metrics_last: under ``paper``, the same for the last epoch instead of the selected one.
         selected_epoch: the epoch that counted, ``None`` where there are no epochs.
+        epochs: of each epoch the training losses, and what was seen of the test set.
         resumed: after which epochs an interrupted training was gone on with; peak memory is that of the
             last process alone.
         categories: every category of the dataset, so that a table knows when a mean is complete.
         split_categories: for each anomaly kind, the categories that have it, where not all have.
         counts: images used: ``train``, ``validation``, ``test`` and test images by kind; ``moved`` of the
             training images are anomalous ones from the test set.
+        timings: seconds of the parts, ``None`` where the run failed.
         peak_memory: bytes: ``host`` above the idle worker, ``device`` as the allocator saw it.
         efficiency: speed, memory and size as docs/efficiency.md defines them, measured after the scores.
         operating: thresholds from normal validation images and what they do on the test set.
         environment: hardware, versions, git commit.
+        citation: BibTeX entry of the method.
         remarks: what the method says that a reader must know about these numbers, see ``Method.remarks``.
         suite: what the suite that the run was made for says of itself.
         finished: UTC time, ISO 8601.
