@@ -56,8 +56,10 @@ def collect(folder: Path) -> None:
     """Writes all pages and pictures of the site to a folder, which is emptied first."""
     shutil.rmtree(folder, ignore_errors=True)
     for path in sorted((ROOT / "docs").rglob("*")):
-        if path.suffix in (".png", ".css"):
-            _write(folder / path.name if path.suffix == ".css" else _place(folder, path), path.read_bytes())
+        if path.suffix in (".css", ".js"):
+            _write(folder / path.name, path.read_bytes())
+        elif path.suffix == ".png":
+            _write(_place(folder, path), path.read_bytes())
     for path in documents():
         text = path.read_text(encoding="utf-8")
         if path.parent == ROOT:
