@@ -1,8 +1,8 @@
 """Collects the site's pages: `python -m docs.site.pages FOLDER`.
 
 Pages are the Markdown files of docs/ and the root. A line `<!-- name argument -->` becomes what the function
-of that name in :data:`MADE` returns, so that tables of values are never written by hand. Pages of the root lie
-beside those of docs/: links between the two are rewritten.
+of that name in :data:`MADE` returns, so that tables of values are never written by hand. Pages of the root
+come to lie beside those of docs/: links between the two are rewritten.
 """
 
 from __future__ import annotations

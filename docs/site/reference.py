@@ -182,16 +182,16 @@ def record() -> str:
     return "\n\n".join(
         (
             "# Records",
-            "Every run is one JSON file, a `RunRecord`. Fields are only ever added; `schema_version` is raised "
-            "when a meaning changes. [record.schema.json](record.schema.json) is its JSON Schema (draft "
-            "2020-12). What records are good for: [one folder, many machines](../records.md).",
+            "Every run is one JSON file, a `RunRecord`. Fields are only ever added; `schema_version` is "
+            "raised when a meaning changes. [record.schema.json](record.schema.json) is its JSON Schema "
+            "(draft 2020-12). What records are good for: [one folder, many machines](../records.md).",
             attributes(RunRecord, "## `RunRecord`: what came of a run"),
             attributes(RunSpec, "## `RunSpec`: what a run is"),
             attributes(Identity, "## `Identity`: what else decides its numbers"),
             attributes(Fingerprint, "## `Fingerprint`: what may stand in one ranking"),
             attributes(Suite, "## `Suite`: a set of runs"),
-            "The parts `Efficiency` and `Operating` are described in [measuring](../efficiency.md) and [at the "
-            "line](../line.md), their fields in the schema.",
+            "The parts `Efficiency` and `Operating` are described in [measuring](../efficiency.md) and "
+            "[at the line](../line.md), their fields in the schema.",
         )
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from docs.site.pages import ROOT, documents
 
@@ -50,7 +49,9 @@ def blocks(page: str) -> list[Block]:
         if lines[0].startswith(PROGRAMS):
             found += [(start, Block(page, "sh", part)) for part in commands(lines)]
         else:
-            found.append((start, Block(page, "toml" if lines[0].startswith("[") else "text", "\n".join(lines))))
+            found.append(
+                (start, Block(page, "toml" if lines[0].startswith("[") else "text", "\n".join(lines)))
+            )
     return [block for _, block in sorted(found, key=lambda pair: pair[0])]
 
 

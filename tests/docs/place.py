@@ -35,7 +35,7 @@ def shell(command: str, folder: Path, home: Path) -> subprocess.CompletedProcess
         program.chmod(0o755)
     environment = {
         "HOME": str(home),
-        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "PATH": f"{program.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "BENCH_CACHE": str(home / "cache"),
         "BENCH_DATA": str(home / "data"),
