@@ -101,6 +101,15 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session(python=False)
+def screenshots(session: nox.Session) -> None:
+    """The picture of the page in docs/, from the demo; options of its `bench run` after --."""
+    folder = "build/docs/demo"
+    places = ("--results", f"{folder}/results", "--report-to", f"{folder}/report")
+    session.run(PYTHON, "-m", "harness.cli", "run", *places, *session.posargs)
+    session.run(PYTHON, "-m", "docs.site.screenshots", f"{folder}/report", "docs/leaderboard.png")
+
+
+@nox.session(python=False)
 def build(session: nox.Session) -> None:
     """The wheel, in dist/."""
     session.run(PYTHON, "-m", "build", "--wheel")

@@ -58,7 +58,7 @@ def _commands(path: str, command: click.Command) -> Iterator[tuple[str, click.Co
 
 
 def _help(command: click.Command) -> str:
-    return re.sub(r"\n +", "\n", (command.help or "").strip())
+    return linked(re.sub(r"\n +", "\n", (command.help or "").strip()))
 
 
 def _option(option: click.Option) -> tuple[str, str, str]:
@@ -72,7 +72,7 @@ def _option(option: click.Option) -> tuple[str, str, str]:
         about += " Required."
     if option.multiple:
         about += " May be given several times."
-    return cell(names), cell(about), cell(noted.rstrip("]") or _preset(option))
+    return cell(names), linked(cell(about)), cell(noted.rstrip("]") or _preset(option))
 
 
 def _preset(option: click.Option) -> str:
@@ -151,7 +151,12 @@ def attribute_notes(docstring: str) -> dict[str, str]:
 
 def markdown(text: str) -> str:
     """Returns reStructuredText's literals and roles as Markdown's code."""
-    return re.sub(r":\w+:`~?([^`]*)`", r"`\1`", text.replace("``", "`"))
+    return linked(re.sub(r":\w+:`~?([^`]*)`", r"`\1`", text.replace("``", "`")))
+
+
+def linked(text: str) -> str:
+    """Returns text with the pages that it names as links, for pages in ``reference/``."""
+    return re.sub(r"docs/([\w-]+)\.md", r"[\1](../\1.md)", text)
 
 
 def _type(schema: dict[str, Any]) -> str:

@@ -70,6 +70,8 @@ SMALLER = {
     "bench run --suite ablation-components --data-root ~/data": f"--methods ulsad {DEMO} {ULSAD}",
     "bench run --suite ablation-components --datasets demo": f"--methods ulsad {DEMO} {ULSAD}",
     "bench run --suite my/own.toml": f"--categories breakfast_box {ULSAD}",
+    "bench run --suite demo --methods patchcore,padim,dfr --seeds 0-2": "--image-size 64 --set dfr.epochs=2 "
+    "--measure 0 --device cpu",
     "bench run --suite demo --methods ulsad --categories texture --protocol strict,paper": ULSAD,
 }
 # Why a command is only looked at: its options are parsed, its sessions and extras must exist.
@@ -102,15 +104,12 @@ EXITS = {
     "bench prepare --methods ulsad,dfr --datasets mvtec --data-root ~/data --offline": 1,
     "bench prepare --methods patchcore,ulsad --datasets visa --data-root ~/data": 1,
 }
-# Blocks that a command of the same page wants as a file, by their number among those of their language.
+# Blocks that later commands of the page want as a file, by their number among those of their language.
 FILES = {
     ("README.md", "python", 0): "mine.py",
     ("docs/own-method.md", "python", 0): "nearest.py",
     ("docs/own-dataset.md", "toml", 0): "widgets.toml",
-    ("docs/suites.md", "toml", 0): "my/own.toml",
 }
-# Parts of a file, which are read but mean nothing by themselves.
-FRAGMENTS = {"docs/data.md", "docs/suites.md", "docs/own-method.md"}
 
 
 def test_every_exception_is_of_a_command_that_there_is() -> None:
@@ -196,21 +195,26 @@ def test_what_a_page_says_works(page: str, home: Path, tmp_path: Path) -> None:
     if page == "docs/ci.md":
         # Its runner has results of its own suite, and a baseline of them.
         shutil.rmtree(place / "results")
-    found = blocks(page)
-    for (of, language, number), name in FILES.items():
-        if of == page:
-            path = place / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text([b.text for b in found if b.language == language][number])
-    for block in found:
+    written: dict[str, int] = {}
+    if page == "docs/suites.md":
+        _write(next(block for block in blocks(page) if block.language == "toml"), "my/own.toml", place)
+    for block in blocks(page):
+        number = written.setdefault(block.language, 0)
+        written[block.language] += 1
+        if name := FILES.get((page, block.language, number)):
+            _write(block, name, place)
         if block.language == "sh" and block.text not in NOT_RUN:
             _run(block, place, home)
         elif block.language == "python":
-            (place / "block.py").write_text(block.text)
+            _write(block, "block.py", place)
             done = shell("python block.py", place, home)
             assert done.returncode == 0, block.text + done.stdout + done.stderr
-        elif block.language == "toml" and page not in FRAGMENTS:
-            assert tomllib.loads(block.text)
+
+
+def _write(block: Block, name: str, place: Path) -> None:
+    path = place / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(block.text, encoding="utf-8")
 
 
 def _run(block: Block, place: Path, home: Path) -> None:
