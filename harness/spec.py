@@ -122,6 +122,23 @@ class Fingerprint(Frozen):
     different sets of weights under one backbone's name may not (``reports.leaderboard`` holds that).
     ``score_rule`` is the method's own business and differs between methods of one ranking; a method that
     changes it raises its version.
+
+    Attributes:
+        protocol: name of the protocol, which decides what follows.
+        image_size: side of the square images in pixels.
+        resize: how images come to their size.
+        crop: what of them is cut away.
+        mask_resize: how masks come to the resolution of the evaluation; ``none`` for masks at their own size.
+        evaluation_resolution: where pixel metrics are computed: ``256x256``, or ``native``.
+        validation: where normal validation images come from.
+        selection: which epoch counts.
+        score_rule: how the method turns a map into an image score.
+        weights: SHA-256 of the pretrained weights by backbone, and of assets.
+        training_images: ``all``, or ``at most`` so many.
+        metrics_version: raised when the definition of a metric changes.
+        backbone_weights: ``pretrained``, or ``none`` for random ones.
+        stopping: what may end a training before its last epoch.
+        contamination: share of anomalous images among the training images.
     """
 
     protocol: str

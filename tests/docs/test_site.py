@@ -17,8 +17,9 @@ import pytest
 from pydantic import BaseModel
 
 from docs.site.pages import MADE, ROOT, ROOT_PAGES, WHOLE, documents, made
-from docs.site.reference import settings
+from docs.site.reference import attribute_notes, settings
 from harness.registry import load_method, method_names
+from harness.spec import Fingerprint, Identity, RunRecord, RunSpec, Suite
 from tests.reports.browser import opened
 
 SITE = ROOT / "build/docs/site"
@@ -95,6 +96,20 @@ def test_the_search_finds_a_word_offline() -> None:
         tab.keyboard.press("Control+k")
         tab.keyboard.type("saturation", delay=20)
         tab.get_by_text("Saturated per-region overlap").first.wait_for(timeout=5000)
+
+
+@built
+@pytest.mark.parametrize("method", method_names())
+def test_equations_are_drawn(method: str) -> None:
+    written = re.findall(r"```math\n(.*?)```", (ROOT / f"docs/methods/{method}.md").read_text(), re.DOTALL)
+    equations = [part for block in written for part in block.strip().split("\n\n")]
+    drawn = (SITE / f"methods/{method}.html").read_text(encoding="utf-8").count("<math ")
+    assert drawn == len(equations) > 0
+
+
+@pytest.mark.parametrize("model", [RunRecord, RunSpec, Identity, Fingerprint, Suite])
+def test_every_field_has_a_meaning(model: type[BaseModel]) -> None:
+    assert set(attribute_notes(model.__doc__ or "")) == set(model.model_fields)
 
 
 @built
