@@ -209,7 +209,7 @@ def protocols() -> str:
 
 def protocol_fields() -> str:
     """Returns a table of what each protocol decides."""
-    names = ("resize", "crop", "mask_resize", "validation", "selection", "stopping")
+    names = ("resize", "crop", "validation", "selection", "stopping")
     rows = [(f"`{p.name}`", *(str(getattr(p, name)) for name in names)) for p in PROTOCOLS.values()]
     return table(("protocol", *names), rows)
 
