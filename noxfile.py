@@ -91,6 +91,24 @@ def models(session: nox.Session) -> None:
     session.run(PYTHON, "-m", "methods.anomalib.table", "docs/anomalib-models.md")
 
 
+@nox.session(venv_backend="venv")
+def docs(session: nox.Session) -> None:
+    """The documentation's site, build/docs/site; broken links and pages that ask others for anything fail."""
+    session.install(*nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]["docs"])
+    session.run(PYTHON, "-m", "docs.site.pages", "build/docs/pages", external=True)
+    session.run("zensical", "build", "--clean", "--strict", env={"PYTHONPATH": "docs/site"})
+    session.run(PYTHON, "-m", "pytest", "tests/docs/test_site.py", *session.posargs, external=True)
+
+
+@nox.session(python=False)
+def screenshots(session: nox.Session) -> None:
+    """The picture of the page in docs/, from the demo; options of its `bench run` after --."""
+    folder = "build/docs/demo"
+    places = ("--results", f"{folder}/results", "--report-to", f"{folder}/report")
+    session.run(PYTHON, "-m", "harness.cli", "run", *places, *session.posargs)
+    session.run(PYTHON, "-m", "docs.site.screenshots", f"{folder}/report", "docs/leaderboard.png")
+
+
 @nox.session(python=False)
 def build(session: nox.Session) -> None:
     """The wheel, in dist/."""

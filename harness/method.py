@@ -284,7 +284,7 @@ class Setup:
 class Method(ABC):
     """An anomaly detector: learns from normal images, then scores new ones.
 
-    Class attributes:
+    Attributes:
         version: raised by the author whenever results change, so that old records are not reused.
         citation: the paper and the licence.
         Config: validated hyper-parameters, the paper's values as defaults.

@@ -122,6 +122,23 @@ class Fingerprint(Frozen):
     different sets of weights under one backbone's name may not (``reports.leaderboard`` holds that).
     ``score_rule`` is the method's own business and differs between methods of one ranking; a method that
     changes it raises its version.
+
+    Attributes:
+        protocol: name of the protocol, which decides what follows.
+        image_size: side of the square images in pixels.
+        resize: how images come to their size.
+        crop: what of them is cut away.
+        mask_resize: how masks come to the resolution of the evaluation; ``none`` for masks at their own size.
+        evaluation_resolution: where pixel metrics are computed: ``256x256``, or ``native``.
+        validation: where normal validation images come from.
+        selection: which epoch counts.
+        score_rule: how the method turns a map into an image score.
+        weights: SHA-256 of the pretrained weights by backbone, and of assets.
+        training_images: ``all``, or ``at most`` so many.
+        metrics_version: raised when the definition of a metric changes.
+        backbone_weights: ``pretrained``, or ``none`` for random ones.
+        stopping: what may end a training before its last epoch.
+        contamination: share of anomalous images among the training images.
     """
 
     protocol: str
@@ -230,20 +247,30 @@ class RunRecord(Frozen):
     """What came of one run. Scores lie in [0, 1]; an undefined metric is ``null``.
 
     Attributes:
+        schema_version: of this structure, see ``SCHEMA_VERSION``.
+        key: 16 hexadecimal digits over everything that decides the numbers, the name of the file.
+        spec: the run.
+        identity: what else decides its numbers.
+        fingerprint: with which other numbers these may be ranked.
+        outcome: ``ok``, or why there are no metrics.
+        failure: its reason and traceback, ``None`` where the outcome is ``ok``.
         metrics: ``{split: {metric: value}}``; split ``all``, and one per anomaly kind; where there is sPRO
             also ``kinds_mean``, its mean over the kinds.
         metrics_last: under ``paper``, the same for the last epoch instead of the selected one.
         selected_epoch: the epoch that counted, ``None`` where there are no epochs.
+        epochs: of each epoch the training losses, and what was seen of the test set.
         resumed: after which epochs an interrupted training was gone on with; peak memory is that of the
             last process alone.
         categories: every category of the dataset, so that a table knows when a mean is complete.
         split_categories: for each anomaly kind, the categories that have it, where not all have.
         counts: images used: ``train``, ``validation``, ``test`` and test images by kind; ``moved`` of the
             training images are anomalous ones from the test set.
+        timings: seconds of the parts, ``None`` where the run failed.
         peak_memory: bytes: ``host`` above the idle worker, ``device`` as the allocator saw it.
         efficiency: speed, memory and size as docs/efficiency.md defines them, measured after the scores.
         operating: thresholds from normal validation images and what they do on the test set.
         environment: hardware, versions, git commit.
+        citation: BibTeX entry of the method.
         remarks: what the method says that a reader must know about these numbers, see ``Method.remarks``.
         suite: what the suite that the run was made for says of itself.
         finished: UTC time, ISO 8601.

@@ -27,18 +27,21 @@ def steps(workflow: dict[str, Any]) -> list[dict[str, Any]]:
     return [step for job in workflow["jobs"].values() for step in job["steps"]]
 
 
-def check_command(line: str) -> None:
-    """Fails if a command line of `bench` names a command or option that there is not."""
+def check_command(line: str, whole: bool = True) -> None:
+    """Fails if a command line of `bench` names a command or option that there is not.
+
+    One that is not ``whole``, as a sentence names it, may lack a command and arguments.
+    """
     words = shlex.split(line.partition("#")[0])
     assert words.pop(0).removeprefix(".venv/bin/") == "bench"
     command: click.Command = main
     context = click.Context(main, info_name="bench")
-    while isinstance(command, click.Group):
+    while isinstance(command, click.Group) and (whole or words):
         name = words.pop(0)
         found = command.get_command(context, name)
         assert found is not None, f"there is no command {name}"
         command, context = found, click.Context(found, parent=context, info_name=name)
-    command.make_context(context.info_name, list(words))
+    command.make_context(context.info_name, list(words), resilient_parsing=not whole)
 
 
 def commands(text: str) -> list[str]:
