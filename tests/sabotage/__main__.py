@@ -13,14 +13,13 @@ from tests.sabotage.faults import FAULTS, Fault
 
 def found(fault: Fault, checked: Checked) -> bool:
     """Whether a check gave an expected answer for the expected reason."""
-    report = checked.exact if fault.exact else checked.report
-    said = " ".join(checked.reasons(fault.exact)).lower()
-    return report.answer in fault.answers and fault.evidence in said
+    said = " ".join(checked.reasons()).lower()
+    return checked.exact.answer in fault.answers and fault.evidence in said
 
 
 def row(fault: Fault, checked: Checked) -> str:
     """A row of docs/sabotage.md."""
-    why = next((r for r in checked.reasons(fault.exact) if fault.evidence in r.lower()), "–")
+    why = next((r for r in checked.reasons() if fault.evidence in r.lower()), "–")
     answers = [report.answer for report in (checked.report, checked.exact)]
     cells = (fault.name, ", ".join(fault.methods), *answers, why.replace("|", "/"))
     return f"| {' | '.join(cells)} |"
@@ -45,7 +44,7 @@ def quiet(laboratory: Laboratory, turns: int) -> int:
         checked = laboratory.repeat(turn)
         alarm = {checked.report.answer, checked.exact.answer} != {"ok"}
         alarms += alarm
-        why = "; ".join(checked.reasons(exact=True))
+        why = "; ".join(checked.reasons())
         answers = f"{checked.report.answer}, --exact {checked.exact.answer}"
         print(f"{turn + 1}: {answers} in {checked.seconds:.0f} s {why}", flush=True)  # noqa: T201
     print(f"{alarms} alarms in {turns} repetitions of unchanged code")  # noqa: T201
