@@ -13,8 +13,10 @@ import numpy as np
 from harness.check.baseline import SCORES
 from harness.check.case import Case
 from harness.check.explain import environment_changes
-from harness.check.scores import ROUNDING, without_spread
+from harness.check.scores import ROUNDING, UNCHANGED, without_spread
 
+# The last of the decimals that a baseline has.
+_LAST_DIGIT = 0.0001
 # What may differ between two environments that give the same bits: the commit is what is checked.
 _FREE = {"git"}
 Environments = Mapping[str, dict[str, Any]]
@@ -65,11 +67,11 @@ def _moved(case: Case) -> bool:
 
 
 def _same_maps(case: Case) -> str:
-    """Where no seed's AUROC moved, maps and scores are the same: another AUPRO is another metric."""
+    """Where no seed's AUROC moved by a digit, maps are the same: another AUPRO is another metric."""
     still = [name for name in ("image_auroc", "pixel_auroc") if name in case.differences]
     if len(still) < 2 or "aupro" not in case.differences:
         return ""
-    if any(np.abs(case.differences[name]).max() >= ROUNDING for name in still):
+    if any(np.abs(case.differences[name]).max() >= _LAST_DIGIT / 2 for name in still):
         return ""
     largest = float(np.abs(case.differences["aupro"]).max())
     if largest < ROUNDING:
@@ -86,7 +88,7 @@ def _same_seeds(case: Case) -> str:
         return ""
     seeds = next(iter(case.now.scores.values())).seeds
     before = [[v for s in seeds for v in score.seeds.get(s, [])] for score in case.cell.scores.values()]
-    if all(not values or max(values) - min(values) < ROUNDING for values in before):
+    if all(not values or max(values) - min(values) < UNCHANGED for values in before):
         return ""
     return (
         f"seeds {', '.join(seeds)} have the same scores now and differed in the baseline: is the seed used?"

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from tests.sabotage.copies import Checked, Laboratory
-from tests.sabotage.faults import FAULTS, Fault
+from tests.sabotage.faults import ALL, FAULTS, Fault
 
 
 def found(fault: Fault, checked: Checked) -> bool:
@@ -56,15 +56,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", nargs="?", choices=("faults", "quiet"), default="faults")
     parser.add_argument("--only", default="", help="faults whose name contains this")
+    parser.add_argument("--methods", default=",".join(ALL), help="that unchanged code repeats")
     parser.add_argument("--turns", type=int, default=20, help="repetitions of unchanged code")
-    parser.add_argument("--repeats", type=int, default=3, help="of the baseline")
+    parser.add_argument("--repeats", type=int, default=1, help="of the baseline")
     parser.add_argument("--folder", type=Path, help="to work in; its baseline is used again")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sabotage-") as scratch:
-        laboratory = Laboratory((options.folder or Path(scratch)).resolve(), options.repeats)
+        folder = (options.folder or Path(scratch)).resolve()
         if options.what == "quiet":
-            sys.exit(min(quiet(laboratory, options.turns), 1))
-        sys.exit(min(faults(laboratory, options.only), 1))
+            methods = options.methods.split(",")
+            sys.exit(min(quiet(Laboratory(folder, options.repeats, methods), options.turns), 1))
+        sys.exit(min(faults(Laboratory(folder, options.repeats), options.only), 1))
 
 
 if __name__ == "__main__":

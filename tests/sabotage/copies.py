@@ -44,13 +44,20 @@ def copy_project(folder: Path, edits: Sequence[Edit] = ()) -> Path:
     """
     for room in ("harness", "methods", "reports", "datasets"):
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
-    for edit in (*CLOCK, *edits):
-        file = folder / edit.file
-        text = file.read_text(encoding="utf-8")
+    for file, text in changed(folder, (*CLOCK, *edits)).items():
+        (folder / file).write_text(text, encoding="utf-8")
+    return folder
+
+
+def changed(folder: Path, edits: Sequence[Edit]) -> dict[str, str]:
+    """Returns the files that changes touch, by name, as they are afterwards; see :func:`copy_project`."""
+    texts: dict[str, str] = {}
+    for edit in edits:
+        text = texts.get(edit.file) or (folder / edit.file).read_text(encoding="utf-8")
         if (count := text.count(edit.old)) != 1:
             raise AnchorError(f"{edit.file} holds {count} times, not once: {edit.old!r}")
-        file.write_text(text.replace(edit.old, edit.new), encoding="utf-8")
-    return folder
+        texts[edit.file] = text.replace(edit.old, edit.new)
+    return texts
 
 
 def run(project: Path, place: Path, methods: Sequence[str]) -> Path:
@@ -139,6 +146,9 @@ class Laboratory:
         return self._checked(self.project, place, self._methods)
 
     def _checked(self, project: Path, place: Path, methods: Sequence[str]) -> Checked:
+        # The pictures that the demo consists of are made once; what is decoded of them, by every copy.
+        for made in (self.folder / "old0/cache").glob("demo-*"):
+            shutil.copytree(made, place / "cache" / made.name)
         began = time.monotonic()
         results = run(project, place, methods)
         seconds = time.monotonic() - began
