@@ -41,6 +41,12 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session(python=False)
+def sabotage(session: nox.Session) -> None:
+    """Plants faults and shows what `bench check` says; `-- quiet` checks unchanged code twenty times."""
+    session.run(PYTHON, "-m", "tests.sabotage", *session.posargs)
+
+
+@nox.session(python=False)
 def audit(session: nox.Session) -> None:
     """Known vulnerabilities of the installed packages."""
     session.run(PYTHON, "-m", "pip_audit", "--skip-editable", "--progress-spinner", "off", *session.posargs)

@@ -67,7 +67,7 @@ def baseline(folders: tuple[Path, ...], output: Path, debug: bool) -> None:
     type=click.FloatRange(min=0),
     default=0.5,
     show_default=True,
-    help="Percent points by which a mean score must fall to count.",
+    help="Percent points by which a mean score must fall, or rise, to count.",
 )
 @click.option(
     "--min-slow-down",
@@ -77,6 +77,7 @@ def baseline(folders: tuple[Path, ...], output: Path, debug: bool) -> None:
     help="Percent by which times must grow to count.",
 )
 @click.option("--require-speed", is_flag=True, help="Speed on other hardware is an answer missing.")
+@click.option("--exact", is_flag=True, help="On the same hardware and packages scores must be the same.")
 @click.option("--bisect", is_flag=True, help="Exit with 125 where nothing can be told, for `git bisect run`.")
 @click.option("--explain", "explained", metavar="CELL", help="Print one cell in full, and the likely reason.")
 @click.option(
@@ -93,6 +94,7 @@ def check(
     min_effect: float,
     min_slow_down: float,
     require_speed: bool,
+    exact: bool,
     bisect: bool,
     explained: str | None,
     markdown_file: str | None,
@@ -105,7 +107,8 @@ def check(
     """Compare results with a baseline: has a score, speed or memory become worse?
 
     Exit code 0: everything of the baseline was measured and nothing is worse. 1: something is worse. 2: not
-    everything could be compared, or a mistake in the call. What each answer means is in docs/check.md.
+    everything could be compared, a score changed otherwise, or a mistake in the call. What each answer means
+    is in docs/check.md.
     """
     with _cannot_tell(bisect), sentences(debug):
         from rich.console import Console
@@ -119,7 +122,7 @@ def check(
         before = read_baseline(baseline_file)
         cell = find_cell(explained, before) if explained is not None else None
         found = gather(folders)
-        report = judge(before, found, Rules(min_effect, min_slow_down, require_speed))
+        report = judge(before, found, Rules(min_effect, min_slow_down, require_speed, exact))
         if cell:
             for line in explain(cell, before, found, report):
                 click.echo(line)

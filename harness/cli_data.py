@@ -43,6 +43,62 @@ def check(dataset: str, categories: list[str] | None, data_root: Path | None, de
 
 
 @data.command()
+@click.argument("datasets", nargs=-1, required=True, metavar="DATASET...")
+@click.option("--categories", callback=names, help="Comma-separated; by default all that are on disk.")
+@click.option("--data-root", envvar="BENCH_DATA", type=click.Path(path_type=Path), help="Folder of datasets.")
+@click.option(
+    "--max-mask",
+    type=click.FloatRange(0, 100),
+    default=50.0,
+    show_default=True,
+    help="Percent of an image from which a mask looks too large.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("audit.html"),
+    show_default=True,
+    help="The page.",
+)
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def audit(
+    datasets: tuple[str, ...],
+    categories: list[str] | None,
+    data_root: Path | None,
+    max_mask: float,
+    output: Path,
+    debug: bool,
+) -> None:
+    """Look for near duplicates, odd masks, and shifts between splits.
+
+    What is found is for a person to look at, on one page with pictures, and fails nothing: the exit code is 0
+    unless a file cannot be read. docs/data.md says what counts.
+    """
+    with sentences(debug):
+        from rich.console import Console
+
+        from harness.audit.audit import audit_dataset
+        from harness.audit.page import page
+        from harness.audit.show import print_audit
+        from harness.dataset import load_card
+        from harness.files import write_atomically
+        from harness.images import cache_dir
+
+        cards = [load_card(name) for name in datasets]
+        found = [
+            one for card in cards for one in audit_dataset(card, categories, data_root, cache_dir(), max_mask)
+        ]
+        print_audit(found, Console(highlight=False))
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(output, page(found).encode())
+        except OSError as error:
+            raise UserError(f"{output} cannot be written ({error.strerror or error}).") from error
+        click.echo(f"Pictures: {output}")
+
+
+@data.command()
 @click.argument("dataset")
 @click.option("--accept-licence", is_flag=True, help="Accept the dataset's licence without being asked.")
 @click.option("--data-root", envvar="BENCH_DATA", type=click.Path(path_type=Path), help="Folder of datasets.")

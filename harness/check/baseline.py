@@ -77,6 +77,7 @@ class Cell(Frozen):
         weights: digests of pretrained weights and assets.
         data: fingerprint of the category's files.
         defects: digest of the category's table of defects.
+        counts: images by role: ``train``, ``validation``, ``test``; empty in older baselines.
         method_version: see :class:`harness.spec.Identity`, like ``score_rule``, ``source`` and ``config``.
         environments: names in :attr:`Baseline.environments`.
         finished: when the last of the runs ended.
@@ -93,6 +94,7 @@ class Cell(Frozen):
     weights: dict[str, str]
     data: str
     defects: str = ""
+    counts: dict[str, int] = Field(default_factory=dict)
     method_version: int
     score_rule: str
     source: str = ""

@@ -24,6 +24,7 @@ class Case:
         now: what it is compared with, ``None`` for nothing.
         answer: as far as what is missing decides it.
         reasons: why the answer is not ``ok``.
+        changes: what moved in a way that no random change has, in words.
         notes: what else must be known.
         scores: compared scores.
         costs: compared times and memory.
@@ -35,6 +36,7 @@ class Case:
     now: Cell | None = None
     answer: Answer = "ok"
     reasons: list[str] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     scores: list[Compared] = field(default_factory=list)
     costs: list[Compared] = field(default_factory=list)

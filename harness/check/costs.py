@@ -17,7 +17,7 @@ from harness.check.significance import Array
 # Level of each Mann–Whitney test, and the false-discovery rate of the t tests that know the others' noise.
 SPEED_LEVEL = 0.01
 SPEED_DISCOVERY = 0.001
-# The margin where there are too few runs to test.
+# The least margin where there are too few runs to test.
 SLOWER_FEW = 1.25
 # Seconds below which no time is called worse: a call takes so long to be scheduled.
 BLINK = 0.05
@@ -51,7 +51,7 @@ def judge_costs(cases: Sequence[Case], slower: float) -> list[Group]:
     for case in cases:
         for name in sorted(case.cell.costs.keys() & (case.now.costs.keys() if case.now else set())):
             for cost in COSTS:
-                _one(case, name, cost, tested)
+                _one(case, name, cost, tested, slower)
     groups: dict[str, Group] = {}
     for (name, cost), timed in sorted(tested.items()):
         common = float(np.median([t.ratio for t in timed])) if len(timed) >= _MACHINE else 1.0
@@ -66,7 +66,9 @@ def judge_costs(cases: Sequence[Case], slower: float) -> list[Group]:
     return list(groups.values())
 
 
-def _one(case: Case, name: str, cost: str, tested: dict[tuple[str, str], list[_Timed]]) -> None:
+def _one(
+    case: Case, name: str, cost: str, tested: dict[tuple[str, str], list[_Timed]], slower: float
+) -> None:
     if case.now is None:
         return
     old, new = (np.array(getattr(cell.costs[name], cost)) for cell in (case.cell, case.now))
@@ -75,7 +77,7 @@ def _one(case: Case, name: str, cost: str, tested: dict[tuple[str, str], list[_T
     if cost not in MEMORY and significance.decidable(len(old), len(new), SPEED_LEVEL):
         tested[name, cost].append(_Timed(case, old, new, significance.slow_down(old, new)))
         return
-    factor, least = MEMORY.get(cost, (SLOWER_FEW, BLINK))
+    factor, least = MEMORY.get(cost, (max(SLOWER_FEW, slower), BLINK))
     base, now = float(np.median(old)), float(np.median(new))
     rule = (
         f"margin {_percent(factor)} and {least:.0f} MiB"

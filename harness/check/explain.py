@@ -128,17 +128,18 @@ def _reason(
             f"the two were measured under different conditions ({'; '.join(forbidding)}): make a new baseline"
         )
     worse = [compared.what for compared in (*verdict.scores, *verdict.costs) if compared.worse]
-    if not worse:
+    changed = verdict.answer == "score changed"
+    if not worse and not changed:
         return "nothing is worse" if verdict.answer == "ok" else "runs are missing: run the same suite again"
     if identity:
         return f"the method itself changed ({'; '.join(identity)})"
     for key, words in _SUSPECTS:
-        if changed := [
+        if others := [
             name for name in environment if name == key or (key[-1] == "." and name.startswith(key))
         ]:
-            before, after = environment[changed[0]]
-            return f"{words} ({changed[0]} {before} → {after})"
-    if any(compared.worse for compared in verdict.scores):
+            before, after = environment[others[0]]
+            return f"{words} ({others[0]} {before} → {after})"
+    if changed or any(compared.worse for compared in verdict.scores):
         return (
             "nothing that records know of differs: arithmetic that is not deterministic, or uncommitted code"
         )

@@ -109,7 +109,10 @@ def incomparable(
         found += [f"protocol fingerprint: {field}" for field in fields]
     found += _changes("weights of ", one.weights, other.weights)
     found += _changes("", {"data": one.data}, {"data": other.data})
-    return found + list(_changes("", {"table of defects": one.defects}, {"table of defects": other.defects}))
+    found += _changes("", {"table of defects": one.defects}, {"table of defects": other.defects})
+    if one.counts and other.counts:
+        found += _changes("number of images: ", one.counts, other.counts)
+    return found
 
 
 def differences(one: Cell, other: Cell) -> list[str]:
@@ -145,6 +148,7 @@ def _cell(records: list[RunRecord]) -> Cell:
         weights={name: digest[:16] for name, digest in identity.weights.items()},
         data=identity.data,
         defects=identity.defects[:16],
+        counts=_counts(records[0]),
         method_version=identity.method_version,
         score_rule=identity.score_rule,
         source=identity.source[:16],
@@ -216,13 +220,16 @@ def _setup(spec: RunSpec) -> str:
     return ", ".join([*parts, *(["random weights"] if spec.backbone_weights == "none" else [])])
 
 
+def _counts(record: RunRecord) -> dict[str, int]:
+    """Images by role; those by kind of anomaly depend on the seed where some were moved."""
+    return {role: record.counts[role] for role in ("train", "validation", "test") if role in record.counts}
+
+
 def _belonging(record: RunRecord) -> str:
     """A name for everything but the seed that decides the numbers of a run, the metrics' version included."""
     spec = record.spec.model_dump(mode="json", exclude={"seed"})
-    return json.dumps(
-        [spec, record.identity.model_dump(mode="json"), record.fingerprint.model_dump(mode="json")],
-        sort_keys=True,
-    )
+    identity, fingerprint = (part.model_dump(mode="json") for part in (record.identity, record.fingerprint))
+    return json.dumps([spec, identity, fingerprint, _counts(record)], sort_keys=True)
 
 
 def digest(value: Any) -> str:

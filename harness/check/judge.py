@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from harness.check.baseline import SCORES, Baseline
 from harness.check.case import Case, Group, open_case, over_categories
+from harness.check.changes import judge_changes
 from harness.check.costs import judge_costs
 from harness.check.gather import Gathered
 from harness.check.report import WORSE, Answer, Compared, Report, Verdict
@@ -18,14 +19,16 @@ class Rules:
     """What a user may set.
 
     Attributes:
-        min_effect: percent points by which a mean must fall to count.
+        min_effect: percent points by which a mean must fall, or rise, to count.
         min_slow_down: percent by which times must grow to count.
         require_speed: whether speed that was not compared makes a cell ``not comparable``.
+        exact: whether scores under unchanged hardware and packages must be the same to the last digit.
     """
 
     min_effect: float = 0.5
     min_slow_down: float = 5.0
     require_speed: bool = False
+    exact: bool = False
 
 
 def judge(baseline: Baseline, found: Gathered, rules: Rules | None = None) -> Report:
@@ -35,11 +38,12 @@ def judge(baseline: Baseline, found: Gathered, rules: Rules | None = None) -> Re
     methods = over_categories(cases)
     judge_scores(cases, methods, rules.min_effect)
     measured = [case for case in cases if case.now]
+    notes = judge_changes(measured, (baseline.environments, found.environments), rules.exact)
     machines = judge_costs(measured, 1 + rules.min_slow_down / 100)
     for case in measured:
         _say_speed(case, rules)
     groups = [_group_verdict(group) for group in (*machines, *methods) if group.scores or group.costs]
-    return _report([*groups, *map(_verdict, cases)], baseline, found)
+    return _report([*groups, *map(_verdict, cases)], baseline, found, notes)
 
 
 def _say_speed(case: Case, rules: Rules) -> None:
@@ -58,12 +62,13 @@ def _say_speed(case: Case, rules: Rules) -> None:
 
 def _verdict(case: Case) -> Verdict:
     """The worst that is certain comes first: what is missing does not hide a loss."""
-    lost, longer = _said(case.scores, case.costs)
+    lost, longer, risen = _said(case.scores, case.costs)
+    changed = [*risen, *case.changes]
     order = {name: at for at, name in enumerate(SCORES.values())}
     return Verdict(
         name=case.cell.name,
-        answer=_worst(lost, longer) or case.answer,
-        reasons=[*lost, *longer, *case.reasons],
+        answer=_worst(lost, longer) or ("score changed" if changed and case.answer == "ok" else case.answer),
+        reasons=[*lost, *longer, *case.reasons, *changed],
         notes=case.notes,
         scores=sorted(case.scores, key=lambda score: order[score.what]),
         costs=case.costs,
@@ -71,11 +76,11 @@ def _verdict(case: Case) -> Verdict:
 
 
 def _group_verdict(group: Group) -> Verdict:
-    lost, longer = _said(group.scores, group.costs)
+    lost, longer, risen = _said(group.scores, group.costs)
     return Verdict(
         name=group.name,
-        answer=_worst(lost, longer) or "ok",
-        reasons=[*lost, *longer],
+        answer=_worst(lost, longer) or ("score changed" if risen else "ok"),
+        reasons=[*lost, *longer, *risen],
         notes=[],
         scores=group.scores,
         costs=group.costs,
@@ -87,27 +92,28 @@ def _worst(lost: list[str], longer: list[str]) -> Answer | None:
     return "score worse" if lost else "speed or memory worse" if longer else None
 
 
-def _said(scores: Sequence[Compared], costs: Sequence[Compared]) -> tuple[list[str], list[str]]:
-    """Returns in words what is worse: scores, and costs."""
-    lost = []
+def _said(scores: Sequence[Compared], costs: Sequence[Compared]) -> tuple[list[str], list[str], list[str]]:
+    """Returns in words what is worse, scores and costs, and which scores rose."""
+    lost, risen = [], []
     for score in scores:
-        if score.worse:
+        if score.worse or score.better:
             p = "" if score.p is None else f", p = {score.p:.1e}"
             change = f"{score.now - score.baseline:+.2f} points"
-            lost.append(f"{score.what} {score.baseline:.2f} → {score.now:.2f} ({change}; {score.rule}{p})")
+            text = f"{score.what} {score.baseline:.2f} → {score.now:.2f} ({change}; {score.rule}{p})"
+            (lost if score.worse else risen).append(text)
     longer = []
     for cost in costs:
         if cost.worse:
             ratio = f"{100 * (cost.now / cost.baseline - 1):+.0f} %"
             values = f"{cost.baseline:.4g} → {cost.now:.4g} {cost.unit}"
             longer.append(f"{cost.what} {values} ({ratio}; {cost.rule})")
-    return lost, longer
+    return lost, longer, risen
 
 
-def _report(verdicts: list[Verdict], baseline: Baseline, found: Gathered) -> Report:
+def _report(verdicts: list[Verdict], baseline: Baseline, found: Gathered, said: list[str]) -> Report:
     cells = [verdict for verdict in verdicts if not verdict.group]
     answers = [verdict.answer for verdict in verdicts]
-    compared = sum(verdict.answer in ("ok", *WORSE) for verdict in cells)
+    compared = sum(verdict.answer in ("ok", "score changed", *WORSE) for verdict in cells)
     worse = [answer for answer in WORSE if answer in answers]
     answer: Answer = "ok"
     if worse:
@@ -116,14 +122,18 @@ def _report(verdicts: list[Verdict], baseline: Baseline, found: Gathered) -> Rep
         answer = "nothing measured"
     elif compared < len(cells):
         answer = "not comparable"
+    elif "score changed" in answers:
+        answer = "score changed"
     counts = ", ".join(
         f"{sum(v.answer == name for v in cells)} {name}" for name in dict.fromkeys(v.answer for v in cells)
     )
     summary = f"{answer}: {compared} of {len(cells)} cells of the baseline compared ({counts})"
     if together := sum(verdict.group and verdict.answer in WORSE for verdict in verdicts):
         summary += f"; worse together, over several cells: {together}"
+    if together := sum(verdict.group and verdict.answer == "score changed" for verdict in verdicts):
+        summary += f"; changed together, over several cells: {together}"
     known = {cell.slot for cell in baseline.cells}
-    notes = [f"damaged record left out: {text}" for text in found.damaged]
+    notes = [*(f"damaged record left out: {text}" for text in found.damaged), *said]
     if new := len({cell.slot for cell in found.cells} - known):
         notes.append(f"{new} cells of the results are not in the baseline")
     return Report(

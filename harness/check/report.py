@@ -7,7 +7,9 @@ from typing import Literal
 from harness.spec import Frozen
 
 SCHEMA_VERSION = 1
-Answer = Literal["ok", "score worse", "speed or memory worse", "nothing measured", "not comparable"]
+Answer = Literal[
+    "ok", "score worse", "speed or memory worse", "nothing measured", "not comparable", "score changed"
+]
 WORSE: tuple[Answer, ...] = ("score worse", "speed or memory worse")
 
 
@@ -24,6 +26,7 @@ class Compared(Frozen):
         p: of the test, ``None`` where none was needed or possible.
         rule: what decided, in a few words.
         worse: the decision.
+        better: whether a score rose by what would have been a loss in the other direction.
     """
 
     what: str
@@ -35,6 +38,7 @@ class Compared(Frozen):
     p: float | None = None
     rule: str
     worse: bool
+    better: bool = False
 
 
 class Verdict(Frozen):
@@ -42,7 +46,7 @@ class Verdict(Frozen):
 
     Attributes:
         name: of the cell; a group has ``*`` for the category.
-        answer: one of the five.
+        answer: one of the six.
         reasons: why it is not ``ok``.
         notes: what else must be known, e.g. that speed was not compared.
         scores: in percent.

@@ -1,4 +1,4 @@
-"""Scores beside their baseline: which loss is one."""
+"""Scores beside their baseline: which loss is one, and which rise."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from harness.check.report import Compared
 
 # False-discovery rate over all tests of scores of a check.
 FALSE_DISCOVERY = 0.0025
+# The same for rises, which nobody is woken for: they take the smaller part of the false alarms.
+FALSE_RISE = 0.001
 # Percent points that a method without spread may lose: another machine's arithmetic.
 TOLERANCE = 0.1
 # Percent points that one seed alone may lose: four standard deviations where seeds scatter by 0.5.
@@ -42,7 +44,7 @@ def judge_scores(cases: Sequence[Case], groups: Sequence[Group], min_effect: flo
     """Compares every score of cases and groups, and adds what was found to them.
 
     A tested loss counts if it is a discovery, if the mean fell by ``min_effect`` percent points, and if the
-    median seed lost half of that: one training that went wrong is not a regression.
+    median seed lost half of that: one training that went wrong is not a regression. A rise likewise.
     """
     pending: list[_Pending] = []
     tested: list[tuple[Case, ScoreName]] = []
@@ -60,12 +62,17 @@ def judge_scores(cases: Sequence[Case], groups: Sequence[Group], min_effect: flo
     places = {(id(case), metric): at for at, (case, metric) in enumerate(tested)}
     for group in groups:
         pending += [found for m in SCORES if (found := _group_pending(group, m, losses, places))]
-    passing = significance.discoveries(np.array([found.p for found in pending]), FALSE_DISCOVERY)
-    for found, significant in zip(pending, passing, strict=True):
-        enough = found.change <= -min_effect and found.typical <= -min_effect / 2
-        worse = bool(significant) and enough
+    p = np.array([found.p for found in pending])
+    fallen = significance.discoveries(p, FALSE_DISCOVERY)
+    risen = significance.discoveries(1 - p, FALSE_RISE)
+    for found, fell, rose in zip(pending, fallen, risen, strict=True):
+        change, typical, p_value = found.change, found.typical, found.p
+        worse = bool(fell) and change <= -min_effect and typical <= -min_effect / 2
+        better = bool(rose) and change >= min_effect and typical >= min_effect / 2
+        if better:
+            p_value = 1 - p_value
         found.scores.append(
-            _compared(found.metric, found.base, found.change, found.count, found.rule, worse, found.p)
+            _compared(found.metric, found.base, change, found.count, found.rule, worse, better, p_value)
         )
 
 
@@ -74,17 +81,18 @@ def _without_test(case: Case, metric: ScoreName, min_effect: float) -> Compared 
     change = case.differences[metric]
     mean, base, count = float(change.mean()), case.bases[metric], len(change)
     if np.abs(change).max() < UNCHANGED:
-        return _compared(metric, base, mean, count, "unchanged", False)
-    if _without_spread(case.cell):
+        return _compared(metric, base, mean, count, "unchanged")
+    if without_spread(case.cell):
         rule = f"no spread: tolerance {TOLERANCE}"
-        return _compared(metric, base, mean, count, rule, mean < -TOLERANCE)
+        return _compared(metric, base, mean, count, rule, mean < -TOLERANCE, mean > TOLERANCE)
     if count == 1:
         margin = max(SINGLE_SEED, min_effect)
-        return _compared(metric, base, mean, 1, f"one seed: margin {margin:g}", mean < -margin)
+        rule = f"one seed: margin {margin:g}"
+        return _compared(metric, base, mean, 1, rule, mean < -margin, mean > margin)
     return None
 
 
-def _without_spread(cell: Cell) -> bool:
+def without_spread(cell: Cell) -> bool:
     """Whether the method is deterministic: several seeds agree in every score.
 
     One score alone may agree by chance, or because it is 100 for every seed.
@@ -130,9 +138,23 @@ def _group_pending(
 
 
 def _compared(
-    metric: ScoreName, base: float, change: float, count: int, rule: str, worse: bool, p: float | None = None
+    metric: ScoreName,
+    base: float,
+    change: float,
+    count: int,
+    rule: str,
+    worse: bool = False,
+    better: bool = False,
+    p: float | None = None,
 ) -> Compared:
-    base, now = round(base, 4), round(base + change, 4)
     return Compared(
-        what=SCORES[metric], unit="%", baseline=base, now=now, count=count, p=p, rule=rule, worse=worse
+        what=SCORES[metric],
+        unit="%",
+        baseline=round(base, 4),
+        now=round(base + change, 4),
+        count=count,
+        p=p,
+        rule=rule,
+        worse=worse,
+        better=better,
     )

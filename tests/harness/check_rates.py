@@ -75,8 +75,8 @@ def rate(
 
 
 def false_alarm(report: Report) -> tuple[bool, bool, bool]:
-    """Whether any score is called worse, any time, or either."""
-    scores = any(score.worse for verdict in report.verdicts for score in verdict.scores)
+    """Whether any score is called worse or better, any time worse, or any of it."""
+    scores = any(score.worse or score.better for verdict in report.verdicts for score in verdict.scores)
     costs = any(cost.worse for verdict in report.verdicts for cost in verdict.costs)
     return scores, costs, scores or costs
 
