@@ -91,6 +91,8 @@ def connected(address: str | None, device: str, per_run: float) -> Iterator[Plac
 
 
 def _start(folder: Path) -> None:
+    # Ray lets its workers give way to all else, and measuring would see that.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init(
         address="local",
         num_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
@@ -163,7 +165,12 @@ class _Cluster:
     """
 
     def __init__(self, kind: str, per_run: float, may_grow: bool) -> None:
+        from harness.machine import git_commit
+
         self._kind, self._per_run, self._may_grow = kind, per_run, may_grow
+        # Code that travels leaves behind which commit it is of.
+        commit = git_commit()
+        self._commit = {"git": commit} if commit else {}
         amount = {"num_gpus": per_run, "num_cpus": 1} if kind == "GPU" else {"num_cpus": per_run}
         # max_calls: no run inherits anything from another.
         self._remote = ray.remote(max_calls=1, max_retries=0, **amount)(_work)
@@ -300,7 +307,10 @@ class _Cluster:
                 f"A node of the Ray cluster cannot execute runs ({said}): install on all nodes what "
                 "ulsad-bench needs, see docs/cluster.md."
             ) from error
-        return RunRecord.model_validate_json(text) if text is not None else None
+        if text is None:
+            return None
+        record = RunRecord.model_validate_json(text)
+        return record.model_copy(update={"environment": self._commit | record.environment})
 
 
 def _cancel(runs: Any) -> None:
