@@ -15,6 +15,7 @@ import math
 import os
 import platform
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -107,7 +108,11 @@ def _start(folder: Path) -> None:
 def _join(address: str, folder: Path) -> None:
     package(folder)
     environment = {"working_dir": str(folder)}
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
     try:
+        if colon and port.isdigit():
+            # Ray itself would try for minutes.
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, ImportError, exceptions.RayError) as error:
         said = " ".join(str(error).split())
@@ -301,7 +306,8 @@ class _Cluster:
             one.attempt, one.began = one.attempt + 1, None
             one.ref = self._submit(one.task, one.attempt)
             return None
-        except (exceptions.RuntimeEnvSetupError, ImportError) as error:
+        # Ray raises a RuntimeError where a node cannot even import this module.
+        except (exceptions.RuntimeEnvSetupError, ImportError, RuntimeError) as error:
             said = " ".join(str(error).split())[-300:]
             raise UserError(
                 f"A node of the Ray cluster cannot execute runs ({said}): install on all nodes what "
