@@ -20,7 +20,7 @@ from harness.cli_doctor import doctor
 from harness.cli_init import init
 from harness.cli_line import export, predict, threshold
 from harness.cli_methods import list_methods, test_method
-from harness.cli_options import HELP, RUN_OPTIONS, chosen_suite, sentences, with_options
+from harness.cli_options import EXECUTOR_OPTIONS, HELP, RUN_OPTIONS, chosen_suite, sentences, with_options
 from harness.cli_rescore import rescore
 from harness.cli_results import merge, results_, verify
 from harness.cli_suites import list_suites
@@ -60,6 +60,7 @@ def main() -> None:
 
 @main.command()
 @with_options(RUN_OPTIONS)
+@with_options(EXECUTOR_OPTIONS)
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds after which a run is ended."
 )
@@ -72,7 +73,17 @@ def main() -> None:
     help="Its folder.",
 )
 @click.option("--quiet", is_flag=True, help="Say only what failed.")
-def run(timeout: float | None, report: bool, report_to: Path, quiet: bool, debug: bool, **given: Any) -> None:
+def run(
+    executor_name: str,
+    address: str | None,
+    per_run: float | None,
+    timeout: float | None,
+    report: bool,
+    report_to: Path,
+    quiet: bool,
+    debug: bool,
+    **given: Any,
+) -> None:
     """Run methods on datasets, then write the leaderboard. Alone: the demo.
 
     Finished runs are kept, so that the same command goes on where it was stopped.
@@ -80,13 +91,16 @@ def run(timeout: float | None, report: bool, report_to: Path, quiet: bool, debug
     with sentences(debug), _stoppable():
         from rich.console import Console
 
-        console = Console(highlight=False)
-        suite, options, plan = _plan(given)
-        from harness.run import run_plan
+        from harness.executors import executor
 
-        if not quiet:
-            console.print(_head(suite, options, plan), markup=False)
-        records = run_plan(plan, options.results, options.devices, timeout, quiet, console)
+        console = Console(highlight=False)
+        with executor(executor_name, given["device"], address, per_run) as place:
+            suite, options, plan = _plan(given | {"devices": place.devices})
+            from harness.run import run_plan
+
+            if not quiet:
+                console.print(_head(suite, place.about, plan), markup=False)
+            records = run_plan(plan, options.results, place.devices, timeout, quiet, console, place.run_all)
         failures = [record for record in records if record.outcome != "ok"]
         if report:
             _report(options.results, report_to, console, quiet)
@@ -145,7 +159,7 @@ def plan(debug: bool, **given: Any) -> None:
 
         suite, options, plan = _plan(given)
         console = Console(highlight=False)
-        console.print(_head(suite, options, plan), markup=False)
+        console.print(_head(suite, ", ".join(options.devices), plan), markup=False)
         for task in plan.tasks:
             state = "done " if task.key in plan.done else "parts" if task.made_from else "to do"
             console.print(f"  {state}  {task.spec.label()}", markup=False)
@@ -247,7 +261,7 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
     suite = chosen_suite(given)
     keep = keep | set(suite.keep)
     options = Options(
-        devices=find_devices(given["device"]),
+        devices=given.get("devices") or find_devices(given["device"]),
         data_root=given["data_root"],
         results=given["results"],
         cache=cache_dir(),
@@ -266,9 +280,8 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
     return suite, options, plan
 
 
-def _head(suite: Suite, options: Options, plan: Plan) -> str:
-    devices = ", ".join(options.devices)
-    return f"{suite.title}: {_counts(plan)}, at {suite.image_size} px on {devices}."
+def _head(suite: Suite, where: str, plan: Plan) -> str:
+    return f"{suite.title}: {_counts(plan)}, at {suite.image_size} px on {where}."
 
 
 def _counts(plan: Plan) -> str:

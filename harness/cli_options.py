@@ -130,6 +130,27 @@ RUN_OPTIONS = (
     click.option("--debug", is_flag=True, help="Show tracebacks."),
 )
 
+EXECUTOR_OPTIONS = (
+    click.option(
+        "--executor",
+        "executor_name",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="What executes the runs: processes of this machine, or a Ray cluster (docs/cluster.md).",
+    ),
+    click.option(
+        "--address",
+        help="The Ray cluster: auto for the one this machine is in, host:6379, or ray://host:10001.  "
+        "[default: one of this machine alone, ended with the command]",
+    ),
+    click.option(
+        "--per-run",
+        type=click.FloatRange(min=0, min_open=True),
+        help="GPUs of each run on Ray, or CPUs without GPUs; 0.5 puts two runs on a GPU.  [default: 1]",
+    ),
+)
+
 
 def with_options(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
     """Gives a command several options."""

@@ -190,7 +190,8 @@ class CategoryData:
     test: tuple[Sample, ...]
 
 
-def _cards_folder() -> Path:
+def cards_folder() -> Path:
+    """Returns the folder of the built-in cards."""
     # In the wheel the cards lie inside the package, in the checkout beside it.
     packaged = Path(__file__).parent / "cards"
     return packaged if packaged.is_dir() else Path(__file__).parent.parent / "datasets"
@@ -198,7 +199,7 @@ def _cards_folder() -> Path:
 
 def card_names() -> list[str]:
     """Returns the names of the built-in cards."""
-    return sorted(path.stem for path in _cards_folder().glob("*.toml"))
+    return sorted(path.stem for path in cards_folder().glob("*.toml"))
 
 
 def dataset_names(given: Sequence[str]) -> list[str]:
@@ -230,7 +231,7 @@ def load_card(name_or_path: str | Path) -> Card:
             raise UserError(
                 f"No dataset card is called '{text}'. {hint} For an own dataset give its .toml file."
             )
-        path = _cards_folder() / f"{text}.toml"
+        path = cards_folder() / f"{text}.toml"
     content = read_toml(path, "Dataset card")
     try:
         return Card.model_validate({**content, "name": path.stem})

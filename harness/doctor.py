@@ -46,6 +46,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "parquet": (("pyarrow",), "`bench report --format parquet` does not work"),
     "onnx": (("onnx", "onnxruntime", "onnxscript"), "`bench export` to ONNX does not work"),
     "figures": (("matplotlib",), "`bench report --figures` does not work"),
+    "ray": (("ray",), "`bench run --executor ray` does not work"),
 }
 # What each is called, what lacks without it, and what to do.
 _PROGRAMS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import product
 
@@ -37,6 +38,8 @@ def make_record(task: RunTask) -> RunRecord:
     base = task.made_from
     if base is None:
         raise ValueError("the task is to be trained")
+    # Computed here, where there need not be the device that the run had.
+    task = replace(task, device="cpu")
     path = record_path(base.results, base.spec, base.key)
     trained = read_record(path)
     if isinstance(trained, str) or trained.outcome != "ok":

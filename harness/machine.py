@@ -38,7 +38,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda or ""}
         found |= {"driver": _driver(Path("/proc/driver/nvidia/version"))}
-    if commit := _git_commit():
+    if commit := git_commit():
         found["git"] = commit
     return found
 
@@ -66,7 +66,7 @@ def _version(package: str) -> str:
         return ""
 
 
-def _git_commit() -> str:
+def git_commit() -> str:
     """Returns the commit of the checkout that this code runs from, empty outside one."""
     root = Path(__file__).parent.parent
     git = shutil.which("git")

@@ -17,6 +17,7 @@ from harness.console import Display
 from harness.dataset import dataset_root, load_card, read_category
 from harness.errors import UserError
 from harness.execute import RunTask
+from harness.executors import RunAll
 from harness.executors.local import run_all
 from harness.grid import make_record
 from harness.images import load_images, load_masks
@@ -35,6 +36,7 @@ def run_plan(
     timeout: float | None,
     quiet: bool,
     console: Console,
+    executor: RunAll = run_all,
 ) -> list[RunRecord]:
     """Executes what a plan has to do and returns the new records, each already on disk.
 
@@ -45,6 +47,7 @@ def run_plan(
         timeout: seconds after which a run is ended.
         quiet: whether to say nothing but failures.
         console: where to write.
+        executor: what executes them.
 
     Raises:
         UserError: the results folder or the images are not fit for the runs; none has been started.
@@ -60,7 +63,7 @@ def run_plan(
         _watched(results) as check_folder,
         Display(console, len(plan.todo), quiet, len(devices)) as display,
         # Closed at once where a record cannot be written: its workers need not go on.
-        closing(run_all(claims, devices, timeout, display.started, display.epoch)) as done,
+        closing(executor(claims, devices, timeout, display.started, display.epoch)) as done,
     ):
 
         def take_over() -> None:

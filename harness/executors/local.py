@@ -209,7 +209,7 @@ class _Worker:
         except Interrupted:
             return None
         except ProcessExpired as error:
-            return failed(task, "failed", _death(error.exitcode))
+            return failed(task, "failed", death(error.exitcode))
         except CancelledError:
             return failed(task, "failed", "the run was cancelled")
         return record
@@ -234,7 +234,8 @@ class _Worker:
         self._events.close()
 
 
-def _death(exitcode: int | None) -> str:
+def death(exitcode: int | None) -> str:
+    """Says how a worker process ended that gave no record."""
     if exitcode is not None and exitcode < 0:
         name = signal.Signals(-exitcode).name
         reason = "; the system does that when memory runs out" if name == "SIGKILL" else ""

@@ -1,0 +1,437 @@
+"""Runs as tasks of a Ray cluster: one that is there, or one of this machine that ends with the command.
+
+The driver takes as many runs as the cluster has room for, and starts a run again whose worker process or node
+is lost. Ray would do that by itself (``max_retries``), but does not tell: a run that waits for another worker
+could not be told from one that takes too long. What goes wrong inside a run is in its record, and final.
+
+Each run has a process of its own. Workers tell of themselves every second to an actor, ``_Post``, which the
+driver asks for news.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import platform
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# Before Ray is loaded: what it has to say of lost workers is said here; nothing is reported to its makers.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray
+from ray import exceptions
+
+from harness.checkpoint import Interrupted
+from harness.errors import Terminated, UserError, terminable
+from harness.executors import Place
+from harness.executors.local import GRACE, SILENCE, death
+from harness.executors.travel import Parcel, pack, package, unpack
+from harness.method import Epoch
+from harness.spec import Outcome, RunRecord
+
+if TYPE_CHECKING:
+    from harness.execute import RunTask
+
+# How often a run is started again whose worker or node was lost.
+RETRIES = 3
+# Bytes for what Ray keeps in shared memory on its own cluster: records, the only things that pass through it.
+_OBJECTS = 10**8
+_LOST = (
+    exceptions.WorkerCrashedError,
+    exceptions.NodeDiedError,
+    exceptions.OutOfMemoryError,
+    exceptions.ObjectLostError,
+    exceptions.LocalRayletDiedError,
+)
+_DEVICES = ("auto", "cpu", "cuda")
+
+
+@contextmanager
+def connected(address: str | None, device: str, per_run: float) -> Iterator[Place]:
+    """Joins a cluster, or starts one on this machine and ends it at the end.
+
+    Args:
+        address: ``auto`` for the cluster that this machine belongs to, ``host:port`` or ``ray://host:port``;
+            ``None`` for one of this machine's own.
+        device: ``auto`` (GPUs if there are any), ``cpu`` or ``cuda``.
+        per_run: GPUs of each run, or CPUs where there are none.
+
+    Raises:
+        UserError: there is no such cluster or device.
+    """
+    if device not in _DEVICES:
+        raise UserError(
+            f"--device {device}: Ray chooses the GPU of each run, so that there are {', '.join(_DEVICES)}."
+        )
+    # Ray puts its own in this one's place.
+    at_end = signal.getsignal(signal.SIGTERM)
+    with ExitStack() as stack:
+        # A short path: those of sockets below it may have about 100 characters.
+        folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
+        )
+        stack.callback(ray.shutdown)
+        if address is None:
+            _start(folder)
+        else:
+            _join(address, folder)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, at_end)
+        yield _place(address, device, per_run)
+
+
+def _start(folder: Path) -> None:
+    # Ray lets its workers give way to all else, and measuring would see that.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    ray.init(
+        address="local",
+        num_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        object_store_memory=_OBJECTS,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _temp_dir=str(folder),
+    )
+
+
+def _join(address: str, folder: Path) -> None:
+    package(folder)
+    environment = {"working_dir": str(folder)}
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if colon and port.isdigit():
+            # Ray itself would try for minutes.
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        ray.init(address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError, ImportError, exceptions.RayError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(
+            f"There is no Ray cluster to join at '{address}' ({said}): start one by `ray start --head`, with "
+            "the same versions of Ray and Python as here, or leave --address out."
+        ) from error
+
+
+def _place(address: str | None, device: str, per_run: float) -> Place:
+    there = ray.cluster_resources()
+    if device == "auto":
+        device = "cuda" if there.get("GPU") else "cpu"
+    kind = "GPU" if device == "cuda" else "CPU"
+    count = there.get(kind, 0)
+    if address is None and count < per_run:
+        raise UserError(f"This machine has {count:g} {kind}s, and a run needs {per_run:g}: see --per-run.")
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    about = f"a Ray cluster (nodes: {nodes}, {kind}s: {count:g})"
+    cluster = _Cluster(kind, per_run, may_grow=address is not None)
+    name = "cuda:0" if device == "cuda" else "cpu"
+    return Place((name,) * max(cluster.room(), 1), about, cluster.run_all)
+
+
+@dataclass
+class _Going:
+    """A run that was handed to Ray.
+
+    Attributes:
+        ref: of what comes of it.
+        attempt: how often it has been started, with this time.
+        told: whether the caller knows that it has begun.
+        began: when the present attempt did; ``None`` while it waits.
+        heard: when something was last heard of it.
+        environment: the machine that it is on, for a record that it cannot make itself.
+    """
+
+    task: RunTask
+    ref: Any
+    attempt: int = 1
+    told: bool = False
+    began: float | None = None
+    heard: float = 0.0
+    host: str = ""
+    environment: dict[str, Any] = field(default_factory=dict)
+
+
+class _Cluster:
+    """The cluster that this process is connected to.
+
+    Args:
+        kind: what a run needs, ``GPU`` or ``CPU``.
+        per_run: how many of them.
+        may_grow: whether more runs than there is room for are handed over, so that Ray sees a need for nodes.
+    """
+
+    def __init__(self, kind: str, per_run: float, may_grow: bool) -> None:
+        from harness.machine import git_commit
+
+        self._kind, self._per_run, self._may_grow = kind, per_run, may_grow
+        # Code that travels leaves behind which commit it is of.
+        commit = git_commit()
+        self._commit = {"git": commit} if commit else {}
+        amount = {"num_gpus": per_run, "num_cpus": 1} if kind == "GPU" else {"num_cpus": per_run}
+        # max_calls: no run inherits anything from another.
+        self._remote = ray.remote(max_calls=1, max_retries=0, **amount)(_work)
+        # On the head, which outlives the other nodes.
+        head = {"node:__internal_head__": 0.001}
+        self._post = ray.remote(_Post).options(num_cpus=0, max_restarts=-1, resources=head).remote()
+
+    def room(self) -> int:
+        """How many runs can go on at a time; a cluster may grow and shrink."""
+        return int(ray.cluster_resources().get(self._kind, 0) / self._per_run + 1e-6)
+
+    def run_all(
+        self,
+        tasks: Iterator[RunTask | None],
+        devices: Sequence[str],
+        timeout: float | None,
+        on_start: Callable[[RunTask], None],
+        on_epoch: Callable[[RunTask, Epoch], None],
+    ) -> Generator[RunRecord | None, None, None]:
+        """See :class:`harness.executors.RunAll`."""
+        going: dict[str, _Going] = {}
+        leave = threading.Event()
+        until, more = math.inf, True
+        with terminable(leave.set):
+            try:
+                while time.monotonic() < until:
+                    if leave.is_set():
+                        until = min(until, time.monotonic() + GRACE)
+                        self._leave(going)
+                    else:
+                        more = self._fill(going, tasks, devices[0])
+                    if not going and (leave.is_set() or not more):
+                        break
+                    ended = self._wait(going)
+                    self._hear(going, on_start, on_epoch)
+                    for one in ended:
+                        if (record := self._result(one, leave.is_set())) is not None:
+                            if not one.told:
+                                on_start(one.task)
+                            yield record
+                        if record is not None or leave.is_set():
+                            del going[one.task.key]
+                    for one in list(going.values()):
+                        if (record := _overdue(one, timeout)) is not None:
+                            _cancel([going.pop(one.task.key)])
+                            yield record
+                    yield None
+            finally:
+                _cancel(going.values())
+        if leave.is_set():
+            raise Terminated
+
+    def _fill(self, going: dict[str, _Going], tasks: Iterator[RunTask | None], device: str) -> bool:
+        """Hands over runs while there is room; returns whether there may be more."""
+        room = self.room()
+        most = room + (max(room, 1) if self._may_grow else 0)
+        while len(going) < most:
+            try:
+                task = next(tasks)
+            except StopIteration:
+                return False
+            if task is None:
+                break
+            task = replace(task, device=device)
+            going[task.key] = _Going(task, self._submit(task, 1))
+        return True
+
+    def _submit(self, task: RunTask, attempt: int) -> Any:
+        given = pack(task) if self._may_grow else task
+        return self._remote.options(name=task.spec.label()).remote(given, self._post, attempt, self._per_run)
+
+    def _leave(self, going: dict[str, _Going]) -> None:
+        """Asks runs to be saved and left; those that wait are called off."""
+        self._post.ask.remote()
+        waiting = [one for one in going.values() if one.began is None]
+        _cancel(going.pop(one.task.key) for one in waiting)
+
+    def _wait(self, going: dict[str, _Going]) -> list[_Going]:
+        """Returns the runs that have ended; waits a second at most."""
+        if not going:
+            time.sleep(1)
+            return []
+        by_ref = {one.ref: one for one in going.values()}
+        ended, _ = ray.wait(list(by_ref), num_returns=len(by_ref), timeout=0)
+        if not ended:
+            ended, _ = ray.wait(list(by_ref), timeout=1)
+        return [by_ref[ref] for ref in ended]
+
+    def _hear(
+        self,
+        going: dict[str, _Going],
+        on_start: Callable[[RunTask], None],
+        on_epoch: Callable[[RunTask, Epoch], None],
+    ) -> None:
+        """Takes in what the workers have told since the last time."""
+        said: list[_Said] = []
+        # If it was lost with its node Ray starts another, and whoever lives tells so within a second.
+        with suppress(exceptions.RayActorError, exceptions.GetTimeoutError):
+            said = ray.get(self._post.take.remote(), timeout=10)
+        now = time.monotonic()
+        for key, attempt, news in said:
+            one = going.get(key)
+            if one is None or one.attempt != attempt:
+                continue
+            one.heard = now
+            one.began = one.began or now
+            if isinstance(news, _Host):
+                one.host, one.environment = news.name, news.environment
+            if not one.told:
+                one.told = True
+                on_start(
+                    replace(
+                        one.task, device=f"{one.task.device} on {one.host}" if one.host else one.task.device
+                    )
+                )
+            if isinstance(news, Epoch):
+                on_epoch(one.task, news)
+
+    def _result(self, one: _Going, leaving: bool) -> RunRecord | None:
+        """Returns a run's record; ``None`` where there is none, because it was left, or is started again."""
+        try:
+            text: str | None = ray.get(one.ref)
+        except _LOST as error:
+            if leaving:
+                return None
+            if one.attempt > RETRIES:
+                return _failed(one, *_loss(one, error))
+            one.attempt, one.began = one.attempt + 1, None
+            one.ref = self._submit(one.task, one.attempt)
+            return None
+        # Ray raises a RuntimeError where a node cannot even import this module.
+        except (exceptions.RuntimeEnvSetupError, ImportError, RuntimeError) as error:
+            said = " ".join(str(error).split())[-300:]
+            raise UserError(
+                f"A node of the Ray cluster cannot execute runs ({said}): install on all nodes what "
+                "ulsad-bench needs, see docs/cluster.md."
+            ) from error
+        if text is None:
+            return None
+        record = RunRecord.model_validate_json(text)
+        return record.model_copy(update={"environment": self._commit | record.environment})
+
+
+def _cancel(runs: Any) -> None:
+    refs = [one.ref for one in runs]
+    for ref in refs:
+        ray.cancel(ref, force=True)
+    if refs:
+        # Until they are gone: what they write must not meet what the next process writes.
+        ray.wait(refs, num_returns=len(refs), timeout=10)
+
+
+def _overdue(one: _Going, timeout: float | None) -> RunRecord | None:
+    """Returns the record of a run that takes too long, or that is no longer heard of."""
+    now = time.monotonic()
+    if one.began is None:
+        return None
+    if timeout and now - one.began > timeout:
+        return _failed(one, "timeout", f"took longer than {timeout:g} s")
+    if now - one.heard > SILENCE:
+        message = f"the worker process gave no sign of life for {SILENCE:g} s and was ended"
+        return _failed(one, "failed", message)
+    return None
+
+
+def _loss(one: _Going, error: BaseException) -> tuple[Outcome, str]:
+    times = f"{one.attempt} times, last on {one.host or 'a node that had not yet told its name'}"
+    if isinstance(error, exceptions.OutOfMemoryError):
+        return "out_of_memory", f"the worker process was ended by Ray {times}: the node's memory ran out"
+    if isinstance(error, exceptions.NodeDiedError):
+        return "failed", f"the node of the worker process was lost {times}"
+    return (
+        "failed",
+        f"the worker process was ended from outside {times}; the system does that when memory runs out",
+    )
+
+
+def _failed(one: _Going, outcome: Outcome, message: str) -> RunRecord:
+    from harness.execute import failed
+
+    # The driver need not have the device that the run was on.
+    record = failed(replace(one.task, device="cpu"), outcome, message)
+    return record.model_copy(update={"environment": one.environment})
+
+
+# In the workers
+
+
+@dataclass(frozen=True)
+class _Host:
+    """Where an attempt has begun."""
+
+    name: str
+    environment: dict[str, Any]
+
+
+# Key of a run, the attempt, and what is told of it; nothing but that it lives.
+_Said = tuple[str, int, _Host | Epoch | None]
+
+
+class _Post:
+    """Where workers leave word for the driver, and hear whether to save and leave their run."""
+
+    def __init__(self) -> None:
+        self._said: list[_Said] = []
+        self._asked = False
+
+    def tell(self, key: str, attempt: int, news: _Host | Epoch | None) -> bool:
+        self._said.append((key, attempt, news))
+        return self._asked
+
+    def take(self) -> list[_Said]:
+        said, self._said = self._said, []
+        return said
+
+    def ask(self) -> None:
+        self._asked = True
+
+
+def _work(given: RunTask | Parcel, post: Any, attempt: int, per_run: float) -> str | None:
+    """Executes a run on a node; returns its record as JSON, ``None`` where it was saved and left."""
+    import torch
+
+    from harness.execute import execute, failed
+    from harness.machine import environment
+
+    task = given.task if isinstance(given, Parcel) else given
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # On a GPU a run may need all cores for its own part of the work, as with the local executor.
+    torch.set_num_threads(max(int(per_run), 1) if task.device == "cpu" else cores)
+    logging.getLogger("timm").setLevel(logging.ERROR)
+    asked, done = threading.Event(), threading.Event()
+
+    def tell(news: _Host | Epoch | None) -> None:
+        # The post may be away for a moment, with the node that it was on.
+        with suppress(exceptions.RayActorError):
+            if ray.get(post.tell.remote(task.key, attempt, news)):
+                asked.set()
+
+    def beat() -> None:
+        while not done.wait(1):
+            tell(None)
+
+    tell(_Host(platform.node(), environment(torch.device(task.device))))
+    threading.Thread(target=beat, daemon=True).start()
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        try:
+            if isinstance(given, Parcel):
+                task = unpack(given, Path(folder))
+            return execute(task, tell, asked.is_set).model_dump_json()
+        except Interrupted:
+            return None
+        except UserError as error:
+            return failed(task, "failed", str(error)).model_dump_json()
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 1 if error.code else 0
+            return failed(task, "failed", death(code)).model_dump_json()
+        finally:
+            done.set()

@@ -1,0 +1,421 @@
+"""Runs on Ray: the same records as by worker processes, and each once, whatever befalls nodes and workers."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from harness.claims import SUFFIX
+from harness.cli import run
+from harness.errors import UserError
+from harness.executors import executor
+from harness.executors.travel import pack, package, unpack
+from harness.plan import Options, Plan, make_plan
+from harness.spec import RunRecord, Suite
+from harness.store import record_path
+from tests.harness.places import (
+    MINE,
+    RUN,
+    bench,
+    command,
+    environment,
+    inside,
+    make_place,
+    records,
+    undisturbed,
+)
+
+with_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason='Ray is not installed: pip install "ulsad-bench[ray]"'
+)
+DOCS = Path(__file__).parents[2] / "docs" / "cluster"
+WORDS = (*RUN, "--no-report", "--checkpoint-every", "0")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A place whose method writes its diary into the place, wherever its worker runs, and says where."""
+    place = make_place(tmp_path)
+    # The number of the node is in the environment of the nodes that a test starts.
+    text = MINE.replace('open("diary", "a")', f'open({str(place / "diary")!r}, "a")')
+    where = "{os.environ.get('NODE', '-')} {__import__('harness').__file__} {__file__}"
+    (place / "mine.py").write_text(text.replace("{self.setup.seed}", "{self.setup.seed} " + where))
+    return place
+
+
+def diary(place: Path) -> list[list[str]]:
+    """Of each training that began: process, seed, node, where the harness was, where the method was."""
+    path = place / "diary"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def until(happens: Callable[[], object], seconds: float = 300) -> None:
+    began = time.monotonic()
+    while not happens():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.1)
+
+
+# Without a cluster
+
+
+def test_without_ray_one_sentence_says_what_to_install(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "harness.executors.ray", raising=False)
+    with inside(place):
+        said = bench(*WORDS, "--executor", "ray")
+    assert said.exit_code == 2
+    assert said.output.startswith("Error: --executor ray needs Ray (")
+    assert said.output.endswith('): run pip install "ulsad-bench[ray]".\n')
+
+
+@pytest.mark.parametrize("words", [("--address", "auto"), ("--per-run", "0.5")])
+def test_what_is_for_ray_only_is_not_passed_over(place: Path, words: tuple[str, ...]) -> None:
+    with inside(place):
+        said = bench(*WORDS, *words)
+    assert said.exit_code == 2
+    assert said.output == f"Error: {' '.join(words)} is for Ray only: add --executor ray, or leave it out.\n"
+
+
+@with_ray
+def test_ray_chooses_the_gpu_itself() -> None:
+    message = "--device cuda:1: Ray chooses the GPU of each run, so that there are auto, cpu, cuda."
+    with pytest.raises(UserError, match=message), executor("ray", "cuda:1", None, None):
+        pass
+
+
+@with_ray
+def test_no_cluster_at_an_address_is_said_at_once() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    for given in (address, f"ray://{address}"):
+        message = f"There is no Ray cluster to join at '{given}' (.*): start one by `ray start --head`"
+        with pytest.raises(UserError, match=message), executor("ray", "auto", given, None):
+            pass
+
+
+# What travels
+
+
+def planned(place: Path, **given: Any) -> Plan:
+    suite = Suite(title="T", methods=["mine.py:Mine"], datasets=["own.toml"], image_size=32)
+    folders = {"data_root": place / "data", "results": place / "results", "cache": place / "cache"}
+    return make_plan(suite, Options(devices=("cpu",), **folders, **given))
+
+
+def test_the_package_travels_whole(tmp_path: Path) -> None:
+    """In a process that knows the folder and installed packages, but no checkout."""
+    package(tmp_path)
+    code = """
+import sys, site
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+import harness
+from harness.dataset import load_card
+from harness.registry import load_method, method_names
+print(harness.__file__, len(method_names()), load_card("mvtec").title)
+load_method("ulsad")
+"""
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    said = subprocess.run([sys.executable, "-c", code], env=env, cwd="/", capture_output=True, text=True)
+    assert said.stdout == f"{tmp_path}/harness/__init__.py 9 MVTec AD\n", said.stderr
+
+
+def test_files_of_ones_own_travel_with_the_run(place: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with inside(place):
+        task = planned(place).todo[0]
+        parcel = pack(task)
+    (place / "mine.py").write_text("another")
+    (place / "own.toml").unlink()
+    folder = tmp_path_factory.mktemp("node")
+    here = unpack(parcel, folder)
+    assert here.method == f"{folder}/mine.py:Mine"
+    assert "class Mine" in (folder / "mine.py").read_text()
+    assert here.card == str(folder / "own.toml")
+    assert (folder / "own.toml").read_text().startswith("\nschema = 1")
+    assert here.key == task.key
+
+
+def test_a_node_looks_where_its_own_environment_says(
+    place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with inside(place):
+        parcel = pack(planned(place).todo[0])
+    folder = tmp_path_factory.mktemp("node")
+    monkeypatch.delenv("BENCH_DATA", raising=False)
+    monkeypatch.delenv("BENCH_CACHE", raising=False)
+    here = unpack(parcel, folder)
+    assert (here.data_root, here.cache) == (place / "data", place / "cache")
+    monkeypatch.setenv("BENCH_DATA", "/of/the/node")
+    monkeypatch.setenv("BENCH_CACHE", "/cache/of/it")
+    here = unpack(parcel, folder)
+    assert (here.data_root, here.cache) == (Path("/of/the/node"), Path("/cache/of/it"))
+
+
+def test_a_node_without_the_results_folder_keeps_nothing(place: Path, tmp_path: Path) -> None:
+    with inside(place):
+        (task, *_) = planned(place).todo
+        (keeping, *_) = planned(place, keep=frozenset({"maps"})).todo
+    folder = place / "node"
+    folder.mkdir()
+    assert unpack(pack(task), folder).results == folder / "results"
+    with pytest.raises(UserError, match=r"is not the driver's on node .*, and maps could not be kept there"):
+        unpack(pack(keeping), folder)
+    claim = record_path(task.results, task.spec, task.key).with_suffix(SUFFIX)
+    claim.parent.mkdir(parents=True)
+    claim.touch()
+    assert unpack(pack(task), folder).results == place / "results"
+    assert unpack(pack(keeping), folder).results == place / "results"
+
+
+def test_a_node_with_other_weights_says_so(place: Path) -> None:
+    with inside(place):
+        task = planned(place).todo[0]
+    from harness.weights import Weights
+
+    other = replace(
+        task,
+        weights={"resnet18": Weights("resnet18", "0" * 64)},
+        spec=task.spec.model_copy(update={"backbone_weights": "none"}),
+    )
+    with pytest.raises(UserError, match="has the weights of backbone 'resnet18' with SHA-256 random…, but"):
+        unpack(pack(other), place)
+
+
+# The files of docs/cluster
+
+
+@with_ray
+def test_the_cloud_file_is_what_ray_takes() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    text = (DOCS / "cluster.yaml").read_text()
+    config = prepare_config(yaml.safe_load(text))
+    validate_config(config)
+    version = re.search(r"ray\[default\]==[\d.]+", text)
+    assert version
+    assert version[0] in (DOCS.parent / "cluster.md").read_text(), "driver and nodes have one version"
+
+
+def test_the_slurm_script_is_one() -> None:
+    subprocess.run(["bash", "-n", str(DOCS / "slurm.sh")], check=True)
+
+
+@pytest.mark.parametrize("name", ["cluster.md", "cluster/cluster.yaml", "cluster/slurm.sh"])
+def test_commands_in_the_docs_have_options_that_there_are(name: str) -> None:
+    text = (DOCS.parent / name).read_text().replace("\\\n", " ")
+    used = {o for line in re.findall(r"bench run .*", text) for o in re.findall(r"--[a-z-]+", line)}
+    known = {option for parameter in run.params for option in parameter.opts}
+    assert used <= known
+    assert name == "cluster/cluster.yaml" or "--executor" in used
+
+
+# On clusters
+
+Spawn = Callable[..., "subprocess.Popen[str]"]
+
+
+def surroundings(place: Path) -> dict[str, str]:
+    # Sums of numbers depend on how many threads share them. Ray's own nodes let workers give way to all else.
+    return environment(place) | {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
+
+
+@pytest.fixture
+def spawn(place: Path) -> Iterator[Spawn]:
+    started: list[subprocess.Popen[str]] = []
+
+    def call(*words: str, **given: Any) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            command(*words), cwd=place, env=surroundings(place), stdout=pipe, stderr=pipe, text=True, **given
+        )
+        started.append(process)
+        return process
+
+    yield call
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=600)
+    assert "Traceback" not in err, err
+    return process.returncode, out, err
+
+
+def processes(place: Path) -> list[int]:
+    """The processes that were started for this place: its cache is in their environment."""
+    mark, found = f"BENCH_CACHE={place / 'cache'}".encode(), []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark in path.joinpath("environ").read_bytes():
+                found.append(int(path.name))
+    return found
+
+
+def with_fault(parameters: str, *words: str) -> list[str]:
+    return [*WORDS[:2], f"mine.py:Mine{parameters}", *WORDS[3:], *words]
+
+
+def same(place: Path, one: str, other: str) -> None:
+    """Makes sure that two results folders hold the same records, and the same beside them."""
+    one_files, other_files = (
+        {path.relative_to(place / name) for path in (place / name).rglob("*") if path.is_file()}
+        for name in (one, other)
+    )
+    assert one_files == other_files
+    for name in one_files:
+        if name.suffix == ".json":
+            assert undisturbed(place / one / name) == undisturbed(place / other / name), name
+        else:
+            kept, others = (load_file(place / folder / name) for folder in (one, other))
+            assert kept.keys() == others.keys()
+            assert all(np.array_equal(kept[key], others[key]) for key in kept), name
+
+
+@with_ray
+@pytest.mark.slow
+def test_records_are_those_of_worker_processes(place: Path, spawn: Spawn) -> None:
+    words = [*WORDS, "--keep", "maps,weights", "--measure", "0"]
+    code, local, _ = end(spawn(*words, "--results", "whole"))
+    assert code == 0
+    before = set(Path("/tmp").iterdir())  # noqa: S108
+    code, out, err = end(spawn(*words, "--executor", "ray"))
+    assert (code, err) == (0, "")
+    same(place, "whole", "results")
+    assert len(records(place)) == 2
+    assert [line.partition(" (")[0] for line in sorted(out.splitlines()[1:])] == [
+        line.partition(" (")[0] for line in sorted(local.splitlines()[1:])
+    ], "it says what is said locally"
+    until(lambda: not processes(place), 20)
+    assert not {path for path in set(Path("/tmp").iterdir()) - before if path.name[:4] in ("ray-", "ray")}  # noqa: S108
+
+
+@with_ray
+@pytest.mark.slow
+def test_sigterm_to_the_driver_of_its_own_cluster_saves_and_leaves_nothing(place: Path, spawn: Spawn) -> None:
+    words = with_fault("[wait=2,epochs=8]", "--categories", "a", "--executor", "ray")
+    driver = spawn(*words)
+    until(lambda: diary(place))
+    driver.terminate()
+    code, _, err = end(driver)
+    assert code == 143
+    assert "Stopped by SIGTERM. Finished runs are kept; go on with:\n  bench run --methods" in err
+    assert len(list((place / "results").rglob("*.checkpoint.safetensors"))) == 1
+    assert not records(place)
+    until(lambda: not processes(place), 20)
+
+
+@with_ray
+@pytest.mark.slow
+def test_a_killed_driver_takes_its_own_cluster_with_it(place: Path, spawn: Spawn) -> None:
+    driver = spawn(*with_fault("[wait=600]", "--executor", "ray"))
+    until(lambda: diary(place))
+    driver.kill()
+    driver.wait()
+    until(lambda: not processes(place), 30)
+
+
+@pytest.fixture
+def cluster(place: Path) -> Iterator[Any]:
+    """Three nodes on this machine, each for one run at a time; their names are in their environment."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    given = {"num_cpus": 1, "object_store_memory": 10**8, "include_dashboard": False}
+    found = Cluster()
+    for number in range(3):
+        found.add_node(**given, env_vars=surroundings(place) | {"NODE": str(number)})
+    yield found
+    found.shutdown()
+
+
+@with_ray
+@pytest.mark.slow
+def test_a_node_is_lost_and_each_run_is_recorded_once(place: Path, spawn: Spawn, cluster: Any) -> None:
+    words = with_fault("[wait=1]", "--keep", "maps", "--seeds", "0-1", "--measure", "0")
+    assert end(spawn(*words, "--results", "whole"))[0] == 0
+    (place / "diary").unlink()
+    driver = spawn(*words, "--executor", "ray", "--address", cluster.address)
+    until(lambda: any(node == "2" for _, _, node, *_ in diary(place)))
+    lost = [seed for _, seed, node, *_ in diary(place) if node == "2"]
+    cluster.remove_node(cluster.list_all_nodes()[2], allow_graceful=False)
+    code, out, _ = end(driver)
+    assert code == 0, out
+    same(place, "whole", "results")
+    began = diary(place)
+    assert {node for _, _, node, *_ in began} == {"0", "1", "2"}
+    assert len(began) == 4 + 1, "one was started again, which was on the lost node"
+    assert lost
+    assert out.count(": started") == 4
+    for _, _, _, package_at, method_at in began:
+        assert "working_dir_files" in package_at, "the package came from the driver"
+        assert not method_at.startswith(str(place)), "and so did the method"
+    one, other = (
+        RunRecord.model_validate_json(next((place / name).rglob("*.json")).read_text()).environment.get("git")
+        for name in ("whole", "results")
+    )
+    assert one == other, "which leaves its commit behind"
+
+
+@with_ray
+@pytest.mark.slow
+def test_the_run_of_a_killed_worker_is_started_again(place: Path, spawn: Spawn, cluster: Any) -> None:
+    words = with_fault("[wait=2]", "--categories", "a", "--executor", "ray", "--address", cluster.address)
+    driver = spawn(*words)
+    until(lambda: diary(place))
+    os.kill(int(diary(place)[0][0]), signal.SIGKILL)
+    code, out, _ = end(driver)
+    assert code == 0
+    assert out.count(": started") == 1
+    assert len(diary(place)) == 2
+
+
+@with_ray
+@pytest.mark.slow
+def test_methods_that_raise_hang_and_die(place: Path, spawn: Spawn, cluster: Any) -> None:
+    methods = ",".join(f"mine.py:Mine[{fault}]" for fault in ("fault=die", "fault=raise", "wait=600"))
+    words = [WORDS[0], "--methods", methods, *WORDS[3:], "--categories", "a", "--timeout", "20"]
+    code, out, _ = end(spawn(*words, "--executor", "ray", "--address", cluster.address))
+    assert code == 1
+    assert "failed: RuntimeError: planted" in out
+    assert "failed: the worker process was ended from outside 4 times, last on " in out
+    assert "timeout: took longer than 20 s" in out
+    assert len(diary(place)) == 1 + 4 + 1, "only what was lost is started again"
+    assert {record.outcome for record in records(place).values()} == {"failed", "timeout"}
+    assert all(record.environment["device"] == "cpu" for record in records(place).values())
+
+
+@with_ray
+@pytest.mark.slow
+def test_two_drivers_and_one_that_is_asked_to_end(place: Path, spawn: Spawn, cluster: Any) -> None:
+    words = with_fault("[wait=2]", "--seeds", "0-3", "--executor", "ray", "--address", cluster.address)
+    first = spawn(*words)
+    until(lambda: diary(place))
+    first.terminate()
+    assert end(first)[0] == 143
+    workers = [pid for pid, *_ in diary(place)]
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 20)
+    drivers = [spawn(*words), spawn(*words)]
+    assert [end(driver)[0] for driver in drivers] == [0, 0]
+    assert len(records(place)) == 8
+    assert any(record.resumed for record in records(place).values()), "what was saved goes on"
+    assert [p.name for p in (place / "results").rglob("*") if p.is_file() and p.suffix != ".json"] == []
