@@ -27,6 +27,7 @@ from harness.cli_suites import list_suites
 from harness.errors import Terminated, UserError, terminable
 
 if TYPE_CHECKING:
+    from harness.forecast import Forecast
     from harness.plan import Options, Plan
     from harness.spec import Suite
 
@@ -81,12 +82,12 @@ def run(timeout: float | None, report: bool, report_to: Path, quiet: bool, debug
         from rich.console import Console
 
         console = Console(highlight=False)
-        suite, options, plan = _plan(given)
+        suite, options, plan, forecast = _plan(given)
         from harness.run import run_plan
 
         if not quiet:
             console.print(_head(suite, options, plan), markup=False)
-        records = run_plan(plan, options.results, options.devices, timeout, quiet, console)
+        records = run_plan(plan, options.results, options.devices, timeout, quiet, console, forecast)
         failures = [record for record in records if record.outcome != "ok"]
         if report:
             _report(options.results, report_to, console, quiet)
@@ -141,15 +142,15 @@ def plan(debug: bool, **given: Any) -> None:
     with sentences(debug):
         from rich.console import Console
 
-        from harness.plan import expected_time
+        from harness.costs import expected_time
 
-        suite, options, plan = _plan(given)
+        suite, options, plan, forecast = _plan(given)
         console = Console(highlight=False)
         console.print(_head(suite, options, plan), markup=False)
         for task in plan.tasks:
             state = "done " if task.key in plan.done else "parts" if task.made_from else "to do"
             console.print(f"  {state}  {task.spec.label()}", markup=False)
-        console.print(expected_time(plan, options.results, len(options.devices)), markup=False)
+        console.print(expected_time(plan, forecast, len(options.devices)), markup=False)
 
 
 @main.command()
@@ -232,13 +233,19 @@ for command in (
     main.add_command(command)
 
 
-def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
-    """Turns options into a plan; nothing given means the suite's own value."""
+def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan, Forecast]:
+    """Turns options into a plan in its order; nothing given means the suite's own value."""
     import logging
 
+    import torch
+
     from harness.devices import find_devices
+    from harness.forecast import Forecast
     from harness.images import cache_dir
+    from harness.machine import hardware
+    from harness.order import in_order
     from harness.plan import Options, make_plan
+    from harness.store import recent_records
 
     logging.getLogger("timm").setLevel(logging.ERROR)
     keep = frozenset(given["keep"] or ())
@@ -263,7 +270,8 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
         raise UserError("--keep parts: no method of this run has post-processing of its own.")
     if given["backbone"] and not any("backbone" in task.identity.config for task in plan.tasks):
         raise UserError(f"No method of this run has a backbone to set to '{given['backbone']}'.")
-    return suite, options, plan
+    forecast = Forecast(recent_records(options.results), hardware(torch.device(options.devices[0])))
+    return suite, options, in_order(plan, forecast, len(options.devices)), forecast
 
 
 def _head(suite: Suite, options: Options, plan: Plan) -> str:

@@ -69,6 +69,7 @@ class RunTask:
         split_categories: see :class:`RunRecord`.
         made_from: the run whose kept parts give this one's record, see ``harness.grid``; ``None`` for a run
             that is trained.
+        images: how many images it trains and tests on, by which its time is predicted; 0 where not known.
     """
 
     spec: RunSpec
@@ -89,6 +90,7 @@ class RunTask:
     categories: tuple[str, ...] = ()
     split_categories: Mapping[str, tuple[str, ...]] | None = None
     made_from: RunTask | None = None
+    images: tuple[int, int] = (0, 0)
 
 
 OnEpoch = Callable[[Epoch], None]
