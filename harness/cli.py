@@ -20,13 +20,14 @@ from harness.cli_doctor import doctor
 from harness.cli_init import init
 from harness.cli_line import export, predict, threshold
 from harness.cli_methods import list_methods, test_method
-from harness.cli_options import HELP, RUN_OPTIONS, chosen_suite, sentences, with_options
+from harness.cli_options import HELP, RUN_OPTIONS, chosen_suite, packing, sentences, with_options
 from harness.cli_rescore import rescore
 from harness.cli_results import merge, results_, verify
 from harness.cli_suites import list_suites
 from harness.errors import Terminated, UserError, terminable
 
 if TYPE_CHECKING:
+    from harness.executors.packing import Pack
     from harness.forecast import Forecast
     from harness.plan import Options, Plan
     from harness.spec import Suite
@@ -64,6 +65,15 @@ def main() -> None:
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds after which a run is ended."
 )
+@click.option(
+    "--pack",
+    "wanted",
+    callback=packing,
+    metavar="N|auto",
+    default="1",
+    show_default=True,
+    help="Runs on each device at a time; auto: up to 4 on a GPU, while earlier records say that they fit.",
+)
 @click.option("--report/--no-report", default=True, show_default=True, help="Write the report at the end.")
 @click.option(
     "--report-to",
@@ -73,7 +83,9 @@ def main() -> None:
     help="Its folder.",
 )
 @click.option("--quiet", is_flag=True, help="Say only what failed.")
-def run(timeout: float | None, report: bool, report_to: Path, quiet: bool, debug: bool, **given: Any) -> None:
+def run(
+    timeout: float | None, wanted: Pack, report: bool, report_to: Path, quiet: bool, debug: bool, **given: Any
+) -> None:
     """Run methods on datasets, then write the leaderboard. Alone: the demo.
 
     Finished runs are kept, so that the same command goes on where it was stopped.
@@ -83,11 +95,15 @@ def run(timeout: float | None, report: bool, report_to: Path, quiet: bool, debug
 
         console = Console(highlight=False)
         suite, options, plan, forecast = _plan(given)
+        from harness.executors.packing import pack
+        from harness.order import in_order
         from harness.run import run_plan
 
+        plan, devices = pack(plan, forecast, options.devices, wanted)
+        plan = in_order(plan, forecast, len(devices))
         if not quiet:
             console.print(_head(suite, options, plan), markup=False)
-        records = run_plan(plan, options.results, options.devices, timeout, quiet, console, forecast)
+        records = run_plan(plan, options.results, devices, timeout, quiet, console, forecast)
         failures = [record for record in records if record.outcome != "ok"]
         if report:
             _report(options.results, report_to, console, quiet)
@@ -118,7 +134,14 @@ def efficiency(context: click.Context, /, report_to: Path, quiet: bool, debug: b
     given["suite"] = given["suite"] or "efficiency"
     if context.get_parameter_source("results") is ParameterSource.DEFAULT:
         given["results"] = COSTS
-    options = {"timeout": None, "report": False, "report_to": report_to, "quiet": quiet, "debug": debug}
+    options = {
+        "timeout": None,
+        "wanted": 1,
+        "report": False,
+        "report_to": report_to,
+        "quiet": quiet,
+        "debug": debug,
+    }
     code = 0
     try:
         context.invoke(run, **options, **given)
@@ -143,8 +166,10 @@ def plan(debug: bool, **given: Any) -> None:
         from rich.console import Console
 
         from harness.costs import expected_time
+        from harness.order import in_order
 
         suite, options, plan, forecast = _plan(given)
+        plan = in_order(plan, forecast, len(options.devices))
         console = Console(highlight=False)
         console.print(_head(suite, options, plan), markup=False)
         for task in plan.tasks:
@@ -234,16 +259,12 @@ for command in (
 
 
 def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan, Forecast]:
-    """Turns options into a plan in its order; nothing given means the suite's own value."""
+    """Turns options into a plan, and what earlier records say; nothing given means the suite's own value."""
     import logging
-
-    import torch
 
     from harness.devices import find_devices
     from harness.forecast import Forecast
     from harness.images import cache_dir
-    from harness.machine import hardware
-    from harness.order import in_order
     from harness.plan import Options, make_plan
     from harness.store import recent_records
 
@@ -270,8 +291,8 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan, Forecast]:
         raise UserError("--keep parts: no method of this run has post-processing of its own.")
     if given["backbone"] and not any("backbone" in task.identity.config for task in plan.tasks):
         raise UserError(f"No method of this run has a backbone to set to '{given['backbone']}'.")
-    forecast = Forecast(recent_records(options.results), hardware(torch.device(options.devices[0])))
-    return suite, options, in_order(plan, forecast, len(options.devices)), forecast
+    forecast = Forecast(recent_records(options.results))
+    return suite, options, plan, forecast
 
 
 def _head(suite: Suite, options: Options, plan: Plan) -> str:

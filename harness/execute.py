@@ -70,6 +70,7 @@ class RunTask:
         made_from: the run whose kept parts give this one's record, see ``harness.grid``; ``None`` for a run
             that is trained.
         images: how many images it trains and tests on, by which its time is predicted; 0 where not known.
+        share: the part of its device's memory that it takes beside others, see ``harness.executors.packing``.
     """
 
     spec: RunSpec
@@ -91,6 +92,7 @@ class RunTask:
     split_categories: Mapping[str, tuple[str, ...]] | None = None
     made_from: RunTask | None = None
     images: tuple[int, int] = (0, 0)
+    share: float = 0.0
 
 
 OnEpoch = Callable[[Epoch], None]

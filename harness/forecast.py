@@ -91,12 +91,11 @@ class Forecast:
     """Predicts by records, and learns from further ones.
 
     Args:
-        records: earlier runs, in any order.
-        machine: where runs are to be executed, see :func:`machine_of`; its own records count before others'.
+        records: earlier runs, in any order. Those of the machine of the newest one count before others'.
     """
 
-    def __init__(self, records: Iterable[RunRecord] = (), machine: str = "") -> None:
-        self._machine = machine
+    def __init__(self, records: Iterable[RunRecord] = ()) -> None:
+        self._machine = ""
         self._samples: dict[Kind, list[_Sample]] = {}
         self._known: dict[Kind, dict[Workload, Expected]] = {}
         for record in sorted(records, key=lambda record: record.finished):
@@ -115,8 +114,9 @@ class Forecast:
         work = workload_of(record.spec, record.identity.config, *done)
         memory = record.peak_memory.get("device", record.peak_memory.get("host", 0))
         sample = _Sample(work, spent.fit, spent.total - spent.fit, memory, machine_of(record))
-        if work.kind not in self._samples:
+        if work.kind not in self._samples or sample.machine != self._machine:
             self._known.clear()
+        self._machine = sample.machine
         samples = self._samples.setdefault(work.kind, [])
         samples.insert(0, sample)
         del samples[_KEPT:]
@@ -149,7 +149,7 @@ class Forecast:
 
 
 def _nearest(samples: list[_Sample], work: Workload, machine: str) -> list[_Sample]:
-    """The samples of about as many training images, the newest first, of this machine where there are any."""
+    """The samples of about as many training images, the newest first, of one machine where it has any."""
     own = [sample for sample in samples if sample.machine == machine] or samples
 
     def octaves(sample: _Sample) -> int:

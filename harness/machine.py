@@ -36,16 +36,11 @@ def environment(device: torch.device) -> dict[str, Any]:
         "packages": {name: _version(name) for name in _PACKAGES},
     }
     if device.type == "cuda":
-        found |= {"gpu": hardware(device), "cuda": torch.version.cuda or ""}
+        found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda or ""}
         found |= {"driver": _driver(Path("/proc/driver/nvidia/version"))}
     if commit := _git_commit():
         found["git"] = commit
     return found
-
-
-def hardware(device: torch.device) -> str:
-    """Returns the name of the GPU, or else of the processor, as :func:`environment` has it."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
 
 
 def _cpu_name() -> str:

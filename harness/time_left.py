@@ -61,7 +61,8 @@ class TimeLeft:
     def epoch(self, key: str, number: int, of: int, now: float) -> None:
         """An epoch of a run that goes on has ended."""
         going = self._going[key]
-        going.first = going.first or (number, now)
+        if going.first is None or number <= going.last[0]:  # the first, or of a second try
+            going.first = number, now
         going.last, going.of = (number, now), of
 
     def finished(self, record: RunRecord, now: float) -> None:

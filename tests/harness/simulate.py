@@ -186,7 +186,7 @@ def measure(seeds: int, gpus: int, luck: int) -> Row:
     plan = make(seeds)
     planned = time.process_time()
     truth = draw(plan, luck)
-    forecast = Forecast(one_of_each(plan, truth), MACHINE)
+    forecast = Forecast(one_of_each(plan, truth))
     drawn = time.process_time()
     in_turn = in_order(plan, forecast, gpus)
     ordered = time.process_time()

@@ -99,8 +99,9 @@ def test_the_newest_records_of_this_machine_about_as_large_count() -> None:
     old, new = [at(day, 500) for day in range(1, 9)], [at(day, 100) for day in range(11, 16)]
     assert Forecast([*new, *old]).expect(work()).seconds == pytest.approx(100)
     elsewhere = [at(day, 900, environment={"gpu": "another"}) for day in range(20, 25)]
-    assert Forecast([*new, *elsewhere], "own").expect(work()).seconds == pytest.approx(100)
-    assert Forecast([*old, *elsewhere], "third").expect(work()).seconds == pytest.approx(900)
+    assert Forecast([*new, *elsewhere]).expect(work()).seconds == pytest.approx(900)
+    here = Forecast([*new, *elsewhere, at(28, 50, spec={"method": "n"})])
+    assert here.expect(work()).seconds == pytest.approx(100), "the newest is of this machine"
     # PatchCore's time, for one, grows faster than the number of its images.
     large = [at(day, 10_000, train=800) for day in range(20, 25)]
     assert Forecast([*new, *large]).expect(work(train=120)).seconds == pytest.approx(118)
@@ -151,7 +152,7 @@ def plan() -> Plan:
 
 def test_a_plan_that_was_begun_orders_what_is_left(plan: Plan) -> None:
     truth = simulate.draw(plan, 0)
-    forecast = Forecast(simulate.one_of_each(plan, truth), simulate.MACHINE)
+    forecast = Forecast(simulate.one_of_each(plan, truth))
     whole = in_order(plan, forecast, 1)
     assert {task.key for task in whole.tasks} == {task.key for task in plan.tasks}
     images = [images_of(task) for task in whole.tasks]
@@ -185,7 +186,7 @@ def test_kinds_that_were_never_measured_send_one_run_ahead(plan: Plan) -> None:
 @pytest.mark.parametrize("luck", [0, 1, 2])
 def test_the_last_run_ends_within_a_tenth_of_the_least_time(plan: Plan, gpus: int, luck: int) -> None:
     truth = simulate.draw(plan, luck)
-    forecast = Forecast(simulate.one_of_each(plan, truth), simulate.MACHINE)
+    forecast = Forecast(simulate.one_of_each(plan, truth))
     seconds = [truth.seconds(task) for task in in_order(plan, forecast, gpus).todo]
     assert simulate.makespan(seconds, gpus) <= 1.1 * max(sum(seconds) / gpus, max(seconds))
 
@@ -208,7 +209,7 @@ def test_after_a_tenth_of_the_work_the_time_left_is_known(plan: Plan, gpus: int,
     for luck in range(3):
         truth = simulate.draw(plan, luck)
         records = simulate.one_of_each(plan, truth) if known else []
-        said, true = simulate.time_left(plan, truth, Forecast(records, simulate.MACHINE), gpus, 0.1)
+        said, true = simulate.time_left(plan, truth, Forecast(records), gpus, 0.1)
         assert said == pytest.approx(true, rel=0.25)
 
 
@@ -229,6 +230,14 @@ def test_time_left_goes_with_epochs_and_records() -> None:
     assert follower.left(125) == pytest.approx(125), "a quarter more than the record counts"
     follower.finished(record.model_copy(update={"key": "b"}), 130)
     assert follower.left(130) == 0, "done elsewhere"
+
+
+def test_a_second_try_has_a_pace_of_its_own() -> None:
+    follower = TimeLeft(Forecast(), {"a": work()}, 1)
+    follower.started("a", 0)
+    for number, when in ((1, 10), (2, 20), (3, 30), (1, 140), (2, 142)):
+        follower.epoch("a", number, 20, when)
+    assert follower.left(142) == pytest.approx(18 * 2)
 
 
 def test_the_progress_bar_shows_the_time_left(plan: Plan) -> None:
