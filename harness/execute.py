@@ -53,7 +53,7 @@ from harness.views import keep_view
 from harness.weights import Weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RunTask:
     """A run with all that a worker needs to execute it.
 

@@ -47,10 +47,9 @@ def in_order(plan: Plan, forecast: Forecast, workers: int) -> Plan:
     done = [task for task in plan.tasks if task.key in plan.done]
     points = [task for task in plan.todo if task.made_from is not None]
     trained = [task for task in plan.todo if task.made_from is None]
-    seconds = {task.key: forecast.expect(work_of(task)).seconds for task in trained}
     first = _scouts(trained, forecast) if workers > 1 else {}
     rest = [task for task in trained if task.key not in first]
-    rest = ordered(rest, lambda task: seconds[task.key], images_of, workers)
+    rest = ordered(rest, lambda task: forecast.expect(work_of(task)).seconds, images_of, workers)
     return replace(plan, tasks=(*done, *first.values(), *rest, *points))
 
 

@@ -222,7 +222,6 @@ BAD = {
     "data folder": (["--data-root", "nowhere"], "was not found below nowhere"),
     "device": (["--device", "gpu"], "There is no device 'gpu'"),
     "missing device": (["--device", "cuda:7"], "is not on this machine"),
-    "pack": (["--pack", "two"], "no number from 1 to 64, and not auto"),
     "pack auto": (["--pack", "auto"], "goes by the memory of GPUs"),
     "backbone": (["--backbone", "resnet18"], "no method of this run has a backbone"),
     "keep": (["--keep", "everything"], "maps, weights and parts"),

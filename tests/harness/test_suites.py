@@ -221,6 +221,7 @@ def test_contaminated_runs_are_recorded_and_scored_again_alike(place: Path, benc
         (("--protocol", "centre-crop", "--evaluate", "native"), "crops images"),
         (("--keep", "parts"), "no method of this run has post-processing"),
         (("--keep", "part"), "maps, weights and parts"),
+        (("--pack", "two"), "no number from 1 to 64, and not auto"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_run(
