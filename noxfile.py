@@ -47,6 +47,12 @@ def sabotage(session: nox.Session) -> None:
 
 
 @nox.session(python=False)
+def simulate(session: nox.Session) -> None:
+    """Plans of up to a million runs on up to 1,000 simulated GPUs: a table for docs/scheduling.md."""
+    session.run(PYTHON, "-m", "tests.harness.simulate", *session.posargs)
+
+
+@nox.session(python=False)
 def audit(session: nox.Session) -> None:
     """Known vulnerabilities of the installed packages."""
     session.run(PYTHON, "-m", "pip_audit", "--skip-editable", "--progress-spinner", "off", *session.posargs)

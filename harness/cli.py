@@ -20,13 +20,23 @@ from harness.cli_doctor import doctor
 from harness.cli_init import init
 from harness.cli_line import export, predict, threshold
 from harness.cli_methods import list_methods, test_method
-from harness.cli_options import EXECUTOR_OPTIONS, HELP, RUN_OPTIONS, chosen_suite, sentences, with_options
+from harness.cli_options import (
+    EXECUTOR_OPTIONS,
+    HELP,
+    RUN_OPTIONS,
+    chosen_suite,
+    packing,
+    sentences,
+    with_options,
+)
 from harness.cli_rescore import rescore
 from harness.cli_results import merge, results_, verify
 from harness.cli_suites import list_suites
 from harness.errors import Terminated, UserError, terminable
 
 if TYPE_CHECKING:
+    from harness.executors.packing import Pack
+    from harness.forecast import Forecast
     from harness.plan import Options, Plan
     from harness.spec import Suite
 
@@ -64,6 +74,15 @@ def main() -> None:
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds after which a run is ended."
 )
+@click.option(
+    "--pack",
+    "wanted",
+    callback=packing,
+    metavar="N|auto",
+    default="1",
+    show_default=True,
+    help="Runs on each device at a time; auto: up to 4 on a GPU, while earlier records say that they fit.",
+)
 @click.option("--report/--no-report", default=True, show_default=True, help="Write the report at the end.")
 @click.option(
     "--report-to",
@@ -78,6 +97,7 @@ def run(
     address: str | None,
     per_run: float | None,
     timeout: float | None,
+    wanted: Pack,
     report: bool,
     report_to: Path,
     quiet: bool,
@@ -93,14 +113,23 @@ def run(
 
         from harness.executors import executor
 
+        if executor_name != "local" and wanted != 1:
+            raise UserError(
+                f"--pack {wanted} is for --executor local: give Ray --per-run 0.5 for two on each."
+            )
         console = Console(highlight=False)
         with executor(executor_name, given["device"], address, per_run) as place:
-            suite, options, plan = _plan(given | {"devices": place.devices})
+            suite, options, plan, forecast = _plan(given | {"devices": place.devices})
+            from harness.executors.packing import pack
+            from harness.order import in_order
             from harness.run import run_plan
 
+            plan, devices = pack(plan, forecast, place.devices, wanted)
+            plan = in_order(plan, forecast, len(devices))
             if not quiet:
                 console.print(_head(suite, place.about, plan), markup=False)
-            records = run_plan(plan, options.results, place.devices, timeout, quiet, console, place.run_all)
+            where = options.results, devices
+            records = run_plan(plan, *where, timeout, quiet, console, place.run_all, forecast)
         failures = [record for record in records if record.outcome != "ok"]
         if report:
             _report(options.results, report_to, console, quiet)
@@ -131,7 +160,14 @@ def efficiency(context: click.Context, /, report_to: Path, quiet: bool, debug: b
     given["suite"] = given["suite"] or "efficiency"
     if context.get_parameter_source("results") is ParameterSource.DEFAULT:
         given["results"] = COSTS
-    options = {"timeout": None, "report": False, "report_to": report_to, "quiet": quiet, "debug": debug}
+    options = {
+        "timeout": None,
+        "wanted": 1,
+        "report": False,
+        "report_to": report_to,
+        "quiet": quiet,
+        "debug": debug,
+    }
     code = 0
     try:
         context.invoke(run, **options, **given)
@@ -155,15 +191,17 @@ def plan(debug: bool, **given: Any) -> None:
     with sentences(debug):
         from rich.console import Console
 
-        from harness.plan import expected_time
+        from harness.costs import expected_time
+        from harness.order import in_order
 
-        suite, options, plan = _plan(given)
+        suite, options, plan, forecast = _plan(given)
+        plan = in_order(plan, forecast, len(options.devices))
         console = Console(highlight=False)
         console.print(_head(suite, ", ".join(options.devices), plan), markup=False)
         for task in plan.tasks:
             state = "done " if task.key in plan.done else "parts" if task.made_from else "to do"
             console.print(f"  {state}  {task.spec.label()}", markup=False)
-        console.print(expected_time(plan, options.results, len(options.devices)), markup=False)
+        console.print(expected_time(plan, forecast, len(options.devices)), markup=False)
 
 
 @main.command()
@@ -246,13 +284,15 @@ for command in (
     main.add_command(command)
 
 
-def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
-    """Turns options into a plan; nothing given means the suite's own value."""
+def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan, Forecast]:
+    """Turns options into a plan, and what earlier records say; nothing given means the suite's own value."""
     import logging
 
     from harness.devices import find_devices
+    from harness.forecast import Forecast
     from harness.images import cache_dir
     from harness.plan import Options, make_plan
+    from harness.store import recent_records
 
     logging.getLogger("timm").setLevel(logging.ERROR)
     keep = frozenset(given["keep"] or ())
@@ -277,7 +317,8 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan]:
         raise UserError("--keep parts: no method of this run has post-processing of its own.")
     if given["backbone"] and not any("backbone" in task.identity.config for task in plan.tasks):
         raise UserError(f"No method of this run has a backbone to set to '{given['backbone']}'.")
-    return suite, options, plan
+    forecast = Forecast(recent_records(options.results))
+    return suite, options, plan, forecast
 
 
 def _head(suite: Suite, where: str, plan: Plan) -> str:

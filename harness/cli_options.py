@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 _MOST_SEEDS = 10_000
+_MOST_PACKED = 64
 
 
 def names(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
@@ -58,6 +59,15 @@ def _shares(_: click.Context, __: click.Parameter, value: str | None) -> list[fl
     if not all(0 <= share < 0.5 for share in shares):
         raise click.BadParameter("a share must be at least 0 and below 0.5: 0.05 is 5 %.")
     return shares
+
+
+def packing(_: click.Context, __: click.Parameter, value: str) -> int | Literal["auto"]:
+    """Reads a number of runs, or ``auto``."""
+    if value == "auto":
+        return "auto"
+    if not value.isdecimal() or not 1 <= int(value[:9]) <= _MOST_PACKED:
+        raise click.BadParameter(f"'{value}' is no number from 1 to {_MOST_PACKED}, and not auto.")
+    return int(value)
 
 
 RUN_OPTIONS = (

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -15,16 +17,43 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.text import Text
 
 if TYPE_CHECKING:
     from harness.execute import RunTask
     from harness.method import Epoch
     from harness.spec import RunRecord
+    from harness.time_left import TimeLeft
+
+# The first bar is that of all runs.
+_ALL = TaskID(0)
+# Seconds between two predictions of the time that is left.
+_PREDICT_EVERY = 5.0
+
+
+class _TimeLeftColumn(ProgressColumn):
+    """The time that is left: of all runs as predicted, of one by the epochs that it has had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._one = TimeRemainingColumn()
+        # When the end was last predicted, and the end, on the monotonic clock.
+        self.when, self.end = -math.inf, math.inf
+
+    def render(self, task: Task) -> Text:
+        if task.id != _ALL:
+            return self._one.render(task)
+        if not math.isfinite(self.end):
+            return Text("-:--:--", style="progress.remaining")
+        seconds = max(0, round(self.end - time.monotonic()))
+        return Text(str(timedelta(seconds=seconds)), style="progress.remaining")
 
 
 class Display(AbstractContextManager["Display"]):
@@ -34,28 +63,31 @@ class Display(AbstractContextManager["Display"]):
         console: where to write.
         total: how many runs there are to do.
         quiet: whether to say nothing but failures.
+        time_left: predicts the time that is left.
         workers: how many runs are executed at a time.
     """
 
-    def __init__(self, console: Console, total: int, quiet: bool, workers: int = 1) -> None:
+    def __init__(
+        self, console: Console, total: int, quiet: bool, time_left: TimeLeft, workers: int = 1
+    ) -> None:
         self._console, self._total, self._quiet = console, total, quiet
-        self._began = time.monotonic()
         self._count = self._started = 0
         self._workers = workers
         # By key of the runs that go on: their bars, and when a line was last written of them.
         self._bars: dict[str, TaskID] = {}
         self._last_line: dict[str, float] = {}
+        self._time_left, self._left = time_left, _TimeLeftColumn()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("time left"),
-            TimeRemainingColumn(),
+            self._left,
             console=console,
             disable=quiet or not console.is_terminal,
             transient=True,
         )
-        self._runs = self._progress.add_task("all runs", total=total)
+        self._progress.add_task("all runs", total=total)
 
     def __enter__(self) -> Display:
         self._progress.start()
@@ -68,7 +100,9 @@ class Display(AbstractContextManager["Display"]):
 
     def started(self, task: RunTask) -> None:
         """A run begins."""
-        self._last_line[task.key] = time.monotonic()
+        now = self._last_line[task.key] = time.monotonic()
+        self._time_left.started(task.key, now)
+        self._predict(now)
         self._started += 1
         label = task.spec.label() + (f" · {task.device}" if self._workers > 1 else "")
         self._bars[task.key] = self._progress.add_task(escape(label), total=None)
@@ -79,6 +113,8 @@ class Display(AbstractContextManager["Display"]):
         """An epoch of a run that goes on has ended."""
         self._progress.update(self._bars[task.key], completed=epoch.number, total=epoch.of)
         now = time.monotonic()
+        self._time_left.epoch(task.key, epoch.number, epoch.of, now)
+        self._predict(now)
         # In a log file a line every half minute is enough to see that it lives.
         if not self._console.is_terminal and now - self._last_line[task.key] >= 30:
             self._last_line[task.key] = now
@@ -88,8 +124,11 @@ class Display(AbstractContextManager["Display"]):
 
     def finished(self, record: RunRecord, elsewhere: bool = False) -> None:
         """A run has ended, perhaps in another process; its record is on disk."""
+        now = time.monotonic()
+        self._time_left.finished(record, now)
+        self._predict(now)
         self._count += 1
-        self._progress.advance(self._runs)
+        self._progress.advance(_ALL)
         if (bar := self._bars.pop(record.key, None)) is not None:
             self._progress.remove_task(bar)
         head = f"[{self._count}/{self._total}] {record.spec.label()}"
@@ -110,6 +149,12 @@ class Display(AbstractContextManager["Display"]):
             message = record.failure.headline if record.failure else ""
             text = f"{head}: {record.outcome.replace('_', ' ')}: {message}"
             self._console.print(text, markup=False, soft_wrap=True)
+
+    def _predict(self, now: float) -> None:
+        # Of a large plan it takes some tenths of a second.
+        if not self._progress.disable and now - self._left.when >= _PREDICT_EVERY:
+            left = self._time_left.left(now)
+            self._left.when, self._left.end = now, math.inf if left is None else now + left
 
     def _say(self, text: str, markup: bool) -> None:
         if not self._quiet:

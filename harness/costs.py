@@ -1,20 +1,24 @@
-"""What a suite costs, by records of the same methods: nothing is predicted that has not been measured."""
+"""What a suite or a plan costs, by records of such runs: nothing is predicted that has not been measured."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import prod
-from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING
 
-from harness.dataset import dataset_names, load_card
+from harness.choose import Configured, configure_methods
+from harness.dataset import Card, CategoryCounts, dataset_names, load_card
+from harness.forecast import Forecast, Workload, machine_of, workload_of
+from harness.order import work_of
 from harness.registry import method_names, parse_name
-from harness.spec import RunRecord, Suite
+from harness.roles import sizes
+from harness.spec import RunRecord, RunSpec, Suite
 
-# Hyper-parameters that say how long a training is.
-LENGTHS = ("epochs", "steps", "sub_epochs", "max_epochs", "distill_steps", "batch_size", "width")
+if TYPE_CHECKING:
+    from harness.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,7 @@ class Size:
 
 def size_of(suite: Suite) -> Size:
     """Counts the runs of a suite by its datasets' cards, whatever of them is on disk."""
-    cards = [load_card(name) for name in dataset_names(suite.datasets)]
-    known = [f"{card.name}/{category.name}" for card in cards for category in card.categories]
-    chosen = [n for n in known if not suite.categories or {n, n.partition("/")[2]} & {*suite.categories}]
-    each = len(chosen) * len(suite.seeds) * len(suite.protocols) * len(suite.contamination)
+    each = len(_categories(suite)) * len(suite.seeds) * len(suite.protocols) * len(suite.contamination)
     methods = [m for name in suite.methods for m in (method_names() if name == "all" else [name])]
     grids = [suite.grid.get(parse_name(name).short(), {}) for name in methods]
     points = sum(prod(len(values) for values in grid.values()) for grid in grids if grid)
@@ -57,23 +58,74 @@ def predicted(suite: Suite, size: Size, records: Sequence[RunRecord]) -> str:
         size: its runs.
         records: earlier runs.
     """
-    hours: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    wanted = [_works(suite, one) for one in configure_methods(suite)]
+    by_machine: dict[str, list[RunRecord]] = defaultdict(list)
     for record in records:
-        spent, spec = record.timings, record.spec
-        if spent and spec.image_size == suite.image_size and spec.limit_train is None:
-            machine = str(record.environment.get("gpu") or record.environment.get("cpu") or "unknown machine")
-            hours[machine][_kind(spec.method, spec.params)].append(spent.total / 3600)
-    wanted = [_kind(name, suite.set.get(parse_name(name).short(), {})) for name in size.methods]
-    for machine, known in sorted(hours.items(), key=lambda item: -sum(kind in item[1] for kind in wanted)):
-        found = [fmean(known[kind]) * size.each for kind in wanted if kind in known]
-        if found:
-            rest = f", {len(wanted) - len(found)} of {len(wanted)} methods not predicted"
-            return f"about {sum(found):.1f} h on {machine}{rest if len(found) < len(wanted) else ''}"
-    return "not predicted: no earlier records of such runs"
+        by_machine[machine_of(record)].append(record)
+    best: list[float] = []
+    where = ""
+    for machine, own in by_machine.items():
+        forecast = Forecast(own)
+        expected = [[forecast.expect(work) for work in works] for works in wanted]
+        found = [sum(e.seconds for e in one) for one in expected if all(e.measured for e in one)]
+        if len(found) > len(best):
+            best, where = found, machine
+    if not best:
+        return "not predicted: no earlier records of such runs"
+    missing = len(wanted) - len(best)
+    rest = f", {missing} of {len(wanted)} methods not predicted" if missing else ""
+    return f"about {sum(best) * len(suite.seeds) / 3600:.1f} h on {where}{rest}"
 
 
-def _kind(method: str, params: dict[str, Any]) -> str:
-    """A method without what hardly changes its time, and with what does."""
-    name = parse_name(method)
-    lengths = {key: str(value) for key, value in (params | dict(name.params)).items() if key in LENGTHS}
-    return f"{name.short()} {sorted(lengths.items())}"
+def _works(suite: Suite, one: Configured) -> list[Workload]:
+    """What the runs of a method with one seed have to do, by the datasets' cards."""
+    config, works = one.config.model_dump(mode="json"), []
+    for card, category in _categories(suite):
+        test = sum((category.test or {}).values())
+        for protocol, share in product(suite.protocols, suite.contamination):
+            spec = RunSpec(
+                dataset=card.name,
+                category=category.name,
+                method=one.label,
+                seed=0,
+                protocol=protocol,
+                image_size=suite.image_size,
+                evaluate=suite.evaluate,
+                contamination=share,
+            )
+            known = category.train is not None and category.test is not None
+            images = sizes(category.train or 0, category.validation, test, spec) if known else (0, 0)
+            works.append(workload_of(spec, config, *images))
+    return works
+
+
+def _categories(suite: Suite) -> list[tuple[Card, CategoryCounts]]:
+    """The categories of a suite by its datasets' cards, whatever of them is on disk."""
+    cards = [load_card(name) for name in dataset_names(suite.datasets)]
+    known = [(card, category) for card in cards for category in card.categories]
+    chosen = {*suite.categories}
+    return [(d, c) for d, c in known if not chosen or {c.name, f"{d.name}/{c.name}"} & chosen]
+
+
+def expected_time(plan: Plan, forecast: Forecast, workers: int) -> str:
+    """Returns a sentence on the time and memory that earlier records of such runs let expect.
+
+    Args:
+        plan: what to do.
+        forecast: predicts by the earlier records.
+        workers: how many runs are executed at a time.
+    """
+    # What is made from kept parts takes next to no time.
+    todo = [task for task in plan.todo if task.made_from is None]
+    if not todo:
+        return "Nothing to train." if plan.todo else "Nothing to do."
+    expected = [forecast.expect(work_of(task)) for task in todo]
+    known = [one for one in expected if one.measured]
+    if not known:
+        return "No earlier records of such runs to predict the time from."
+    seconds = [one.seconds for one in known]
+    minutes = max(sum(seconds) / workers, max(seconds)) / 60
+    memory = max((one.memory or 0 for one in known), default=0)
+    most = f", {memory / 1e9:.1f} GB at most" if memory else ""
+    rest = f"; {len(todo) - len(known)} more runs without such records" if len(known) < len(todo) else ""
+    return f"By earlier records: about {minutes:.0f} min for {len(known)} runs{most}{rest}."

@@ -53,7 +53,7 @@ from harness.views import keep_view
 from harness.weights import Weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RunTask:
     """A run with all that a worker needs to execute it.
 
@@ -69,6 +69,8 @@ class RunTask:
         split_categories: see :class:`RunRecord`.
         made_from: the run whose kept parts give this one's record, see ``harness.grid``; ``None`` for a run
             that is trained.
+        images: how many images it trains and tests on, by which its time is predicted; 0 where not known.
+        share: the part of its device's memory that it takes beside others, see ``harness.executors.packing``.
     """
 
     spec: RunSpec
@@ -89,6 +91,8 @@ class RunTask:
     categories: tuple[str, ...] = ()
     split_categories: Mapping[str, tuple[str, ...]] | None = None
     made_from: RunTask | None = None
+    images: tuple[int, int] = (0, 0)
+    share: float = 0.0
 
 
 OnEpoch = Callable[[Epoch], None]

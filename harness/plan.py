@@ -27,10 +27,10 @@ from harness.images import data_fingerprint
 from harness.metrics import METRICS_VERSION
 from harness.native import read_defects
 from harness.registry import MethodName, source_hash
-from harness.roles import assign
+from harness.roles import assign, sizes
 from harness.seen import Ended, Seen
 from harness.spec import PROTOCOLS, Identity, RunSpec, Suite, run_key, run_keys
-from harness.store import State, read_records, record_path
+from harness.store import State, record_path
 from harness.weights import Weights, check_strides, find_weights
 
 Overwrite = Literal["never", "failed", "stale", "always"]
@@ -67,7 +67,7 @@ class Plan:
     """What a command line asks for.
 
     Attributes:
-        tasks: every run, in the order of execution: runs on the same images next to each other.
+        tasks: every run, category by category; :func:`harness.order.in_order` gives the order of execution.
         done: keys of runs whose record is kept.
         damaged: records that cannot be read; their runs are done again.
         planned_on: the state of the records' files that this was found out from, by key.
@@ -95,7 +95,7 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class _Category:
+class Category:
     """A category that is on disk."""
 
     card: Card
@@ -132,7 +132,7 @@ def make_plan(suite: Suite, options: Options) -> Plan:
         counts = len(category.data.train), len(category.data.validation)
         for protocol, share in product(dict.fromkeys(suite.protocols), dict.fromkeys(suite.contamination)):
             for chosen in methods:
-                for task in _tasks(suite, options, chosen, category, protocol, share):
+                for task in tasks_of(suite, options, chosen, category, protocol, share):
                     if share:
                         assign(*counts, kinds, task.spec)
                     tasks += [task, *_grid(suite, task, chosen)]
@@ -175,10 +175,10 @@ def _grid(suite: Suite, task: RunTask, chosen: Chosen) -> Iterator[RunTask]:
         yield replace(task, spec=spec, identity=identity, key=key, keep=frozenset(), made_from=task)
 
 
-def _tasks(
-    suite: Suite, options: Options, chosen: Chosen, category: _Category, protocol: str, contamination: float
+def tasks_of(
+    suite: Suite, options: Options, chosen: Chosen, category: Category, protocol: str, contamination: float
 ) -> Iterator[RunTask]:
-    """Yields the runs that differ by nothing but their seed."""
+    """Yields the runs that differ by nothing but their seed; a million of them fit into 2 GB."""
     method = chosen.configured
     first, *others = dict.fromkeys(suite.seeds)
     spec = RunSpec(
@@ -194,7 +194,9 @@ def _tasks(
         backbone_weights=options.backbone_weights,
         evaluate=suite.evaluate,
     )
-    specs = [spec, *(spec.model_copy(update={"seed": seed}) for seed in others)]
+    # A copy by pydantic has a set of its own of the fields that were given: as much again as its values.
+    given, fields = spec.model_fields_set, dict(spec)
+    specs = [spec, *(RunSpec.model_construct(given, **{**fields, "seed": seed}) for seed in others)]
     weights = {name: found.sha256 for name, found in chosen.weights.items()}
     assets = {f"asset:{name}": found.sha256 for name, found in chosen.assets.items()}
     identity = Identity(
@@ -207,6 +209,8 @@ def _tasks(
         defects=category.defects,
     )
     folders = {name: found.folder for name, found in chosen.assets.items()}
+    data = category.data
+    images = sizes(len(data.train), len(data.validation), len(data.test), spec)
     for one, key in zip(specs, run_keys(spec, (one.seed for one in specs), identity), strict=True):
         yield RunTask(
             spec=one,
@@ -226,6 +230,7 @@ def _tasks(
             suite=suite.about,
             categories=category.categories,
             split_categories=category.split_categories,
+            images=images,
         )
 
 
@@ -245,8 +250,8 @@ def choose(one: Configured, options: Options) -> Chosen:
     return Chosen(one, weights, assets, source_hash(one.name))
 
 
-def _categories(suite: Suite, options: Options) -> list[_Category]:
-    chosen: list[_Category] = []
+def _categories(suite: Suite, options: Options) -> list[Category]:
+    chosen: list[Category] = []
     known: set[str] = set()
     for name in dataset_names(suite.datasets):
         card = load_card(name)
@@ -259,7 +264,7 @@ def _categories(suite: Suite, options: Options) -> list[_Category]:
             data = read_category(card, category, options.data_root, options.cache)
             table = read_defects(card, category, root) if suite.evaluate == "native" else None
             chosen.append(
-                _Category(
+                Category(
                     card=card,
                     given=str(Path(name).expanduser().resolve()) if name.endswith(".toml") else name,
                     name=category,
@@ -314,33 +319,3 @@ def _keep(ended: Ended, complete: bool, overwrite: Overwrite) -> bool:
             return ended.outcome == "ok" and complete and ended.metrics_version == METRICS_VERSION
         case "always":
             return False
-
-
-def expected_time(plan: Plan, results: Path, workers: int) -> str:
-    """Returns a sentence on the time and memory that earlier records of the same methods let expect.
-
-    Args:
-        plan: what to do.
-        results: folder of the earlier records.
-        workers: how many runs are executed at a time.
-    """
-    # What is made from kept parts takes next to no time.
-    todo = [task for task in plan.todo if task.made_from is None]
-    if not todo:
-        return "Nothing to train." if plan.todo else "Nothing to do."
-    if not results.is_dir():
-        return "No earlier records to predict the time from."
-    earlier: dict[str, list[tuple[float, int]]] = {}
-    for record in read_records(results).records:
-        if record.timings:
-            memory = record.peak_memory.get("device", record.peak_memory.get("host", 0))
-            earlier.setdefault(record.spec.method, []).append((record.timings.total, memory))
-    known = [earlier[task.spec.method] for task in todo if task.spec.method in earlier]
-    if not known:
-        return "No earlier records of these methods to predict the time from."
-    total = sum(sum(seconds for seconds, _ in runs) / len(runs) for runs in known)
-    memory = max(peak for runs in known for _, peak in runs)
-    unknown = len(todo) - len(known)
-    rest = f"; {unknown} more runs of methods without records" if unknown else ""
-    minutes = f"about {total / 60 / workers:.0f} min for {len(known)} runs, {memory / 1e9:.1f} GB at most"
-    return f"By earlier records: {minutes}{rest}."

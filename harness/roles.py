@@ -60,7 +60,7 @@ def assign(train: int, validation: int, kinds: Sequence[str], spec: RunSpec) -> 
         if not normals:
             raise UserError(f"{spec.label()}: the protocol needs normal test images, there is none.")
     elif not validation:
-        count = max(1, round(HELD_OUT * train))
+        count = _held_out(train)
         if count >= train:
             raise UserError(f"{spec.label()}: {train} training image is too few, one is held out.")
         held_out, rows = sorted(rows[:count]), rows[count:]
@@ -69,6 +69,22 @@ def assign(train: int, validation: int, kinds: Sequence[str], spec: RunSpec) -> 
     test = remaining(kinds, count, spec.seed)
     moved = sorted(set(range(len(kinds))).difference(test))
     return Roles(tuple(chosen), tuple(moved), tuple(held_out), tuple(normals), tuple(test))
+
+
+def sizes(train: int, validation: int, test: int, spec: RunSpec) -> tuple[int, int]:
+    """Returns how many images :func:`assign` trains and tests on, without looking whether there are enough.
+
+    Args:
+        train: number of training images that there are.
+        validation: number of validation images that the dataset has of its own.
+        test: number of test images that there are.
+        spec: the run.
+    """
+    own = validation or PROTOCOLS[spec.protocol].validation == "test_normals"
+    chosen = train if own else train - _held_out(train)
+    chosen = chosen if spec.limit_train is None else min(chosen, spec.limit_train)
+    moved = _moved(chosen, spec)
+    return chosen + moved, test - moved
 
 
 @dataclass(frozen=True)
@@ -104,10 +120,18 @@ def remaining(kinds: Sequence[str], moved: int, seed: int) -> list[int]:
     return [i for i in range(len(kinds)) if i not in out]
 
 
-def _count(normal: int, kinds: Sequence[str], spec: RunSpec) -> int:
+def _held_out(train: int) -> int:
+    return max(1, round(HELD_OUT * train))
+
+
+def _moved(normal: int, spec: RunSpec) -> int:
     share = spec.contamination
     # Of a small set a share may be less than half an image: it is one, for no clean run is to be called so.
-    count = max(1, round(share / (1 - share) * normal)) if share else 0
+    return max(1, round(share / (1 - share) * normal)) if share else 0
+
+
+def _count(normal: int, kinds: Sequence[str], spec: RunSpec) -> int:
+    count = _moved(normal, spec)
     anomalous = sum(kind != NORMAL for kind in kinds)
     if count and count >= anomalous:
         raise UserError(

@@ -19,12 +19,15 @@ from harness.errors import UserError
 from harness.execute import RunTask
 from harness.executors import RunAll
 from harness.executors.local import run_all
+from harness.forecast import Forecast
 from harness.grid import make_record
 from harness.images import load_images, load_masks
 from harness.native import Native, read_defects
+from harness.order import work_of
 from harness.plan import Plan
 from harness.spec import PROTOCOLS, RunRecord
 from harness.store import prepare, write_record
+from harness.time_left import TimeLeft
 
 _SPARE = 200 * 1024**2
 
@@ -37,8 +40,9 @@ def run_plan(
     quiet: bool,
     console: Console,
     executor: RunAll = run_all,
+    forecast: Forecast | None = None,
 ) -> list[RunRecord]:
-    """Executes what a plan has to do and returns the new records, each already on disk.
+    """Executes what a plan has to do, in its order, and returns the new records, each already on disk.
 
     Args:
         plan: what to do.
@@ -48,6 +52,7 @@ def run_plan(
         quiet: whether to say nothing but failures.
         console: where to write.
         executor: what executes them.
+        forecast: predicts the time that is left.
 
     Raises:
         UserError: the results folder or the images are not fit for the runs; none has been started.
@@ -58,10 +63,11 @@ def run_plan(
     records: list[RunRecord] = []
     trained = [task for task in plan.todo if task.made_from is None]
     claims = Claims(trained, plan.planned_on)
+    time_left = TimeLeft(forecast or Forecast(), {task.key: work_of(task) for task in trained}, len(devices))
     with (
         closing(claims),
         _watched(results) as check_folder,
-        Display(console, len(plan.todo), quiet, len(devices)) as display,
+        Display(console, len(plan.todo), quiet, time_left, len(devices)) as display,
         # Closed at once where a record cannot be written: its workers need not go on.
         closing(executor(claims, devices, timeout, display.started, display.epoch)) as done,
     ):

@@ -2,7 +2,7 @@
 
 A worker that crashes, hangs or is killed ends its own run only. Workers are reused while all goes well, and
 replaced after any failure, so that no run inherits another's broken state (a poisoned CUDA context, leaked
-memory).
+memory). A run that was out of memory is tried once more, alone on its device.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from harness.checkpoint import Interrupted
 from harness.errors import Terminated, terminable
+from harness.executors.packing import Room
 from harness.method import Epoch
 from harness.spec import RunRecord
 
@@ -39,6 +40,8 @@ Progress = Callable[["RunTask", Epoch], None]
 SILENCE = 900.0
 # Seconds that runs have to end or to be saved where the system asks for the end; clusters give 30.
 GRACE = 20.0
+# What a record says of a run that was tried twice.
+AGAIN = "A run was out of memory at first and was tried once more, alone on its device."
 
 
 class _Line(NamedTuple):
@@ -79,7 +82,9 @@ def run_all(
     stop, leave = threading.Event(), threading.Event()
     # Workers on the CPU share its cores; on a GPU each may need them for its own part of the work.
     sharing = len(devices) if all(device == "cpu" for device in devices) else 1
-    slots = [_Slot(device, sharing, tasks, said, (timeout, silence), stop, leave) for device in devices]
+    rooms = {device: Room() for device in devices}
+    limits = timeout, silence
+    slots = [_Slot(d, rooms[d], sharing, tasks, said, limits, stop, leave) for d in devices]
     with terminable(leave.set):
         for slot in slots:
             slot.start()
@@ -120,6 +125,7 @@ class _Slot(threading.Thread):
     def __init__(
         self,
         device: str,
+        room: Room,
         sharing: int,
         tasks: Iterator[RunTask | None],
         said: queue.SimpleQueue[_Said],
@@ -128,37 +134,54 @@ class _Slot(threading.Thread):
         leave: threading.Event,
     ) -> None:
         super().__init__(daemon=True)
-        self._device, self._sharing, self._limits = device, sharing, limits
+        self._device, self._room, self._sharing, self._limits = device, room, sharing, limits
         self._tasks, self._said, self._stop_asked, self._leave = tasks, said, stop, leave
+        self._worker: _Worker | None = None
 
     def run(self) -> None:
         """Ends when there is no further run or the driver asks for it."""
-        worker: _Worker | None = None
         error: BaseException | None = None
         try:
             for given in self._tasks:
-                if self._stop_asked.is_set() or self._leave.is_set():
+                if self._ended():
                     break
                 if given is None:
                     self._stop_asked.wait(0.5)
                     continue
                 task = replace(given, device=self._device)
-                worker = worker or _Worker(self._sharing)
-                self._said.put((task, None))
-                record = worker.run(task, *self._limits, self._tell, self._stop_asked, self._leave)
+                record = self._run(task, task.share, first=True)
+                if record is not None and record.outcome == "out_of_memory":
+                    record = self._run(task, math.inf, first=False)
+                    record = record and record.model_copy(update={"remarks": [*record.remarks, AGAIN]})
                 if record is None:
                     break
-                if record.outcome != "ok":
-                    worker.end()
-                    worker = None
                 self._said.put((task, record))
         except BaseException as caught:
             # The driver's thread raises it: nothing may be lost in silence here.
             error = caught
         finally:
-            if worker:
-                worker.end()
+            if self._worker:
+                self._worker.end()
             self._said.put((None, error))
+
+    def _run(self, task: RunTask, share: float, first: bool) -> RunRecord | None:
+        """Has a run executed when the device has room for it; ``None`` where it was left."""
+        if not self._room.take(share, self._ended):
+            return None
+        try:
+            self._worker = self._worker or _Worker(self._sharing)
+            if first:
+                self._said.put((task, None))
+            record = self._worker.run(task, *self._limits, self._tell, self._stop_asked, self._leave)
+            if record is not None and record.outcome != "ok":
+                self._worker.end()
+                self._worker = None
+            return record
+        finally:
+            self._room.leave(share)
+
+    def _ended(self) -> bool:
+        return self._stop_asked.is_set() or self._leave.is_set()
 
     def _tell(self, task: RunTask, epoch: Epoch) -> None:
         self._said.put((task, epoch))
@@ -274,7 +297,10 @@ def _beat(events: Any) -> None:
 
 
 def _work(task: RunTask) -> str:
+    import torch
+
     from harness.execute import execute
+    from harness.measure import release
 
     def tell(epoch: Epoch) -> None:
         _line.get().events.put((epoch.number, epoch.of, dict(epoch.losses)))
@@ -283,4 +309,6 @@ def _work(task: RunTask) -> str:
     try:
         return execute(task, tell, _line.get().asked.is_set).model_dump_json()
     finally:
+        # Others on the device may begin before this process has another run.
+        release(torch.device(task.device))
         _at_work.set(False)

@@ -52,7 +52,8 @@ class Mine(Method):
         fault: str = ""
 
     def fit(self, data, on_epoch):
-        with open("diary", "a") as diary:
+        with open("diary", "a+") as diary:
+            first = not diary.tell()
             diary.write(f"{os.getpid()} {self.setup.seed}\\n")
         self.mean = torch.zeros(3, self.setup.image_size, self.setup.image_size)
         for number in data.epochs(self.config.epochs, {"mean": self}):
@@ -61,7 +62,7 @@ class Mine(Method):
                 raise RuntimeError("planted")
             if self.config.fault == "die":
                 os.kill(os.getpid(), 9)
-            if self.config.fault == "memory":
+            if self.config.fault == "memory" or (self.config.fault == "memory once" and first):
                 raise MemoryError("planted")
             self.mean += torch.cat(list(data.train.batches(8))).float().mean(dim=0) + torch.rand(1)
             on_epoch(Epoch(number, self.config.epochs, {"l": 1 / number}))

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from harness.cli import main
+from harness.executors.local import AGAIN
 from tests.harness.places import RUN, command, environment, make_place, records, undisturbed
 
 
@@ -99,7 +100,21 @@ def test_a_run_that_fails_ends_alone_and_is_recorded(
     assert failed.outcome == outcome
     assert failed.failure is not None
     assert message in failed.failure.message
+    assert failed.remarks == ([AGAIN] if outcome == "out_of_memory" else [])
     assert found["mine.py:Mine"].outcome == "ok"
+
+
+def test_a_run_that_was_out_of_memory_is_tried_once_more(place: Path, bench: Bench) -> None:
+    words = [*RUN[:2], "mine.py:Mine[fault=memory once]", *RUN[3:], "--categories", "a", "--no-report"]
+    assert bench(*words, "--pack", "2").returncode == 0
+    ((path, record),) = records(place).items()
+    assert record.outcome == "ok"
+    assert record.remarks == [AGAIN]
+    first, second = (line.split()[0] for line in (place / "diary").read_text().splitlines())
+    assert first != second, "in a new process"
+    assert bench(*words, "--results", "whole").returncode == 0
+    whole = undisturbed(place / path.replace("results", "whole", 1))
+    assert undisturbed(place / path) == whole | {"remarks": [AGAIN]}
 
 
 def test_a_run_that_takes_too_long_is_ended(place: Path, bench: Bench) -> None:
@@ -207,6 +222,7 @@ BAD = {
     "data folder": (["--data-root", "nowhere"], "was not found below nowhere"),
     "device": (["--device", "gpu"], "There is no device 'gpu'"),
     "missing device": (["--device", "cuda:7"], "is not on this machine"),
+    "pack auto": (["--pack", "auto"], "goes by the memory of GPUs"),
     "backbone": (["--backbone", "resnet18"], "no method of this run has a backbone"),
     "keep": (["--keep", "everything"], "maps, weights and parts"),
     "results": (["--results", "/proc/nowhere"], "cannot be written"),

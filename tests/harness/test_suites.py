@@ -11,13 +11,14 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from harness.choose import configure_methods
 from harness.cli import main
 from harness.costs import predicted, size_of
-from harness.dataset import load_card
+from harness.dataset import CategoryCounts, load_card
 from harness.errors import UserError
 from harness.images import load_images, load_masks
-from harness.roles import assign, remaining
-from harness.spec import PROTOCOLS, Identity, RunRecord, RunSpec, Timings, fingerprint, run_key
+from harness.roles import assign, remaining, sizes
+from harness.spec import PROTOCOLS, Identity, RunRecord, RunSpec, Suite, Timings, fingerprint, run_key
 from harness.suite import load_suite, override, suite_names
 from tests.harness import test_run
 
@@ -115,8 +116,6 @@ def test_every_suite_is_valid_and_has_a_size() -> None:
 
 
 def test_settings_hold_for_every_variant_of_a_method() -> None:
-    from harness.choose import configure_methods
-
     suite = override(load_suite("ablation-components"), {}, ["ulsad.epochs=2"])
     found = configure_methods(suite)
     assert len({one.label for one in found}) == 10
@@ -127,22 +126,33 @@ def test_costs_are_those_of_earlier_runs_as_long_or_are_not_predicted() -> None:
     suite = load_suite("ablation-local")
     size = size_of(suite)
     assert predicted(suite, size, []) == "not predicted: no earlier records of such runs"
+    (full, *_) = configure_methods(override(load_suite("loco"), {"methods": ["ulsad"]}, []))
     of = spec(method="ulsad")
+    identity = IDENTITY.model_copy(update={"config": full.config.model_dump(mode="json")})
     spent = Timings(load=0, fit=3500, predict=100, evaluate=0, images_per_second=1)
     one = RunRecord(
         key="a",
         spec=of,
-        identity=IDENTITY,
-        fingerprint=fingerprint(of, IDENTITY, 1),
+        identity=identity,
+        fingerprint=fingerprint(of, identity, 1),
         outcome="ok",
         timings=spent,
         environment={"gpu": "NVIDIA Simulated"},
     )
     assert predicted(suite, size, [one]) == "about 125.0 h on NVIDIA Simulated"
-    short = one.model_copy(update={"spec": spec(method="ulsad", params={"epochs": 2})})
-    assert predicted(suite, size, [short]).startswith("not predicted")
+    # Five methods with five seeds: as many hours as the categories are larger than what was measured.
+    counted = one.model_copy(update={"counts": {"train": 70, "test": 80}})
+    images = [sizes(c.train or 0, c.validation, sum((c.test or {}).values()), of) for c in of_suite(suite)]
+    hours = sum(3500 * train / 70 + 100 * test / 80 for train, test in images) * 25 / 3600
+    assert predicted(suite, size, [counted]) == f"about {hours:.1f} h on NVIDIA Simulated"
+    short = IDENTITY.model_copy(update={"config": identity.config | {"epochs": 2}})
+    assert predicted(suite, size, [one.model_copy(update={"identity": short})]).startswith("not predicted")
     mixed = load_suite("loco")
     assert predicted(mixed, size_of(mixed), [one]).endswith("8 of 9 methods not predicted")
+
+
+def of_suite(suite: Suite) -> list[CategoryCounts]:
+    return [category for name in suite.datasets for category in load_card(name).categories]
 
 
 # Contamination
@@ -178,6 +188,13 @@ def test_the_contamination_suite_fits_its_datasets() -> None:
                 assign(category.train, int(category.validation or 0), kinds, spec(contamination=share))
 
 
+@pytest.mark.parametrize("fields", [{}, {"contamination": 0.1}, {"limit_train": 20}, {"protocol": "paper"}])
+@pytest.mark.parametrize("validation", [0, 9])
+def test_sizes_are_those_of_the_roles(fields: dict[str, Any], validation: int) -> None:
+    roles = assign(90, validation, KINDS, spec(**fields))
+    assert sizes(90, validation, 40, spec(**fields)) == (len(roles.train + roles.moved), len(roles.test))
+
+
 @pytest.mark.slow
 def test_contaminated_runs_are_recorded_and_scored_again_alike(place: Path, bench: Bench) -> None:
     # Of 9 training images one more is 10 %.
@@ -204,6 +221,7 @@ def test_contaminated_runs_are_recorded_and_scored_again_alike(place: Path, benc
         (("--protocol", "centre-crop", "--evaluate", "native"), "crops images"),
         (("--keep", "parts"), "no method of this run has post-processing"),
         (("--keep", "part"), "maps, weights and parts"),
+        (("--pack", "two"), "no number from 1 to 64, and not auto"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_run(
