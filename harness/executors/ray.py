@@ -76,21 +76,21 @@ def connected(address: str | None, device: str, per_run: float) -> Iterator[Plac
     # Ray puts its own in this one's place.
     at_end = signal.getsignal(signal.SIGTERM)
     with ExitStack() as stack:
-        # A short path: those of sockets below it may have about 100 characters.
-        folder = Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
-        )
-        stack.callback(ray.shutdown)
         if address is None:
+            # A short path: those of sockets below it may have about 100 characters.
+            made = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
+            folder = stack.enter_context(made)
+            stack.callback(ray.shutdown)
             _start(folder)
         else:
-            _join(address, folder)
+            stack.callback(ray.shutdown)
+            _join(address)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, at_end)
         yield _place(address, device, per_run)
 
 
-def _start(folder: Path) -> None:
+def _start(folder: str) -> None:
     # Ray lets its workers give way to all else, and measuring would see that.
     os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init(
@@ -100,19 +100,24 @@ def _start(folder: Path) -> None:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        _temp_dir=str(folder),
+        _temp_dir=folder,
     )
 
 
-def _join(address: str, folder: Path) -> None:
-    package(folder)
-    environment = {"working_dir": str(folder)}
+def _join(address: str) -> None:
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     try:
         if colon and port.isdigit():
             # Ray itself would try for minutes.
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        ray.init(address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            package(Path(folder))
+            ray.init(
+                address,
+                runtime_env={"working_dir": folder},
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except (OSError, RuntimeError, ValueError, ImportError, exceptions.RayError) as error:
         said = " ".join(str(error).split())
         raise UserError(
