@@ -4,8 +4,8 @@ The driver takes as many runs as the cluster has room for, and starts a run agai
 is lost. Ray would do that by itself (``max_retries``), but does not tell: a run that waits for another worker
 could not be told from one that takes too long. What goes wrong inside a run is in its record, and final.
 
-Each run has a process of its own. Workers tell of themselves every second to an actor, ``_Post``, which the
-driver asks for news.
+Each run has a process of its own, see :mod:`harness.executors.ray_work`; it tells of itself every second to
+an actor, which the driver asks for news.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import platform
 import signal
 import socket
 import tempfile
@@ -32,11 +31,11 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import ray
 from ray import exceptions
 
-from harness.checkpoint import Interrupted
 from harness.errors import Terminated, UserError, terminable
 from harness.executors import Place
-from harness.executors.local import GRACE, SILENCE, death
-from harness.executors.travel import Parcel, pack, package, unpack
+from harness.executors.local import GRACE, SILENCE
+from harness.executors.ray_work import Host, Post, Said, work
+from harness.executors.travel import pack, package
 from harness.method import Epoch
 from harness.spec import Outcome, RunRecord
 
@@ -77,21 +76,21 @@ def connected(address: str | None, device: str, per_run: float) -> Iterator[Plac
     # Ray puts its own in this one's place.
     at_end = signal.getsignal(signal.SIGTERM)
     with ExitStack() as stack:
-        # A short path: those of sockets below it may have about 100 characters.
-        folder = Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
-        )
-        stack.callback(ray.shutdown)
         if address is None:
+            # A short path: those of sockets below it may have about 100 characters.
+            made = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
+            folder = stack.enter_context(made)
+            stack.callback(ray.shutdown)
             _start(folder)
         else:
-            _join(address, folder)
+            stack.callback(ray.shutdown)
+            _join(address)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, at_end)
         yield _place(address, device, per_run)
 
 
-def _start(folder: Path) -> None:
+def _start(folder: str) -> None:
     # Ray lets its workers give way to all else, and measuring would see that.
     os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init(
@@ -101,19 +100,24 @@ def _start(folder: Path) -> None:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        _temp_dir=str(folder),
+        _temp_dir=folder,
     )
 
 
-def _join(address: str, folder: Path) -> None:
-    package(folder)
-    environment = {"working_dir": str(folder)}
+def _join(address: str) -> None:
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     try:
         if colon and port.isdigit():
             # Ray itself would try for minutes.
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        ray.init(address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            package(Path(folder))
+            ray.init(
+                address,
+                runtime_env={"working_dir": folder},
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except (OSError, RuntimeError, ValueError, ImportError, exceptions.RayError) as error:
         said = " ".join(str(error).split())
         raise UserError(
@@ -178,10 +182,10 @@ class _Cluster:
         self._commit = {"git": commit} if commit else {}
         amount = {"num_gpus": per_run, "num_cpus": 1} if kind == "GPU" else {"num_cpus": per_run}
         # max_calls: no run inherits anything from another.
-        self._remote = ray.remote(max_calls=1, max_retries=0, **amount)(_work)
+        self._remote = ray.remote(max_calls=1, max_retries=0, **amount)(work)
         # On the head, which outlives the other nodes.
         head = {"node:__internal_head__": 0.001}
-        self._post = ray.remote(_Post).options(num_cpus=0, max_restarts=-1, resources=head).remote()
+        self._post = ray.remote(Post).options(num_cpus=0, max_restarts=-1, resources=head).remote()
 
     def room(self) -> int:
         """How many runs can go on at a time; a cluster may grow and shrink."""
@@ -271,7 +275,7 @@ class _Cluster:
         on_epoch: Callable[[RunTask, Epoch], None],
     ) -> None:
         """Takes in what the workers have told since the last time."""
-        said: list[_Said] = []
+        said: list[Said] = []
         # If it was lost with its node Ray starts another, and whoever lives tells so within a second.
         with suppress(exceptions.RayActorError, exceptions.GetTimeoutError):
             said = ray.get(self._post.take.remote(), timeout=10)
@@ -282,15 +286,12 @@ class _Cluster:
                 continue
             one.heard = now
             one.began = one.began or now
-            if isinstance(news, _Host):
+            if isinstance(news, Host):
                 one.host, one.environment = news.name, news.environment
             if not one.told:
                 one.told = True
-                on_start(
-                    replace(
-                        one.task, device=f"{one.task.device} on {one.host}" if one.host else one.task.device
-                    )
-                )
+                where = f"{one.task.device} on {one.host}" if one.host else one.task.device
+                on_start(replace(one.task, device=where))
             if isinstance(news, Epoch):
                 on_epoch(one.task, news)
 
@@ -359,79 +360,3 @@ def _failed(one: _Going, outcome: Outcome, message: str) -> RunRecord:
     # The driver need not have the device that the run was on.
     record = failed(replace(one.task, device="cpu"), outcome, message)
     return record.model_copy(update={"environment": one.environment})
-
-
-# In the workers
-
-
-@dataclass(frozen=True)
-class _Host:
-    """Where an attempt has begun."""
-
-    name: str
-    environment: dict[str, Any]
-
-
-# Key of a run, the attempt, and what is told of it; nothing but that it lives.
-_Said = tuple[str, int, _Host | Epoch | None]
-
-
-class _Post:
-    """Where workers leave word for the driver, and hear whether to save and leave their run."""
-
-    def __init__(self) -> None:
-        self._said: list[_Said] = []
-        self._asked = False
-
-    def tell(self, key: str, attempt: int, news: _Host | Epoch | None) -> bool:
-        self._said.append((key, attempt, news))
-        return self._asked
-
-    def take(self) -> list[_Said]:
-        said, self._said = self._said, []
-        return said
-
-    def ask(self) -> None:
-        self._asked = True
-
-
-def _work(given: RunTask | Parcel, post: Any, attempt: int, per_run: float) -> str | None:
-    """Executes a run on a node; returns its record as JSON, ``None`` where it was saved and left."""
-    import torch
-
-    from harness.execute import execute, failed
-    from harness.machine import environment
-
-    task = given.task if isinstance(given, Parcel) else given
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # On a GPU a run may need all cores for its own part of the work, as with the local executor.
-    torch.set_num_threads(max(int(per_run), 1) if task.device == "cpu" else cores)
-    logging.getLogger("timm").setLevel(logging.ERROR)
-    asked, done = threading.Event(), threading.Event()
-
-    def tell(news: _Host | Epoch | None) -> None:
-        # The post may be away for a moment, with the node that it was on.
-        with suppress(exceptions.RayActorError):
-            if ray.get(post.tell.remote(task.key, attempt, news)):
-                asked.set()
-
-    def beat() -> None:
-        while not done.wait(1):
-            tell(None)
-
-    tell(_Host(platform.node(), environment(torch.device(task.device))))
-    threading.Thread(target=beat, daemon=True).start()
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        try:
-            if isinstance(given, Parcel):
-                task = unpack(given, Path(folder))
-            return execute(task, tell, asked.is_set).model_dump_json()
-        except Interrupted:
-            return None
-        except UserError as error:
-            return failed(task, "failed", str(error)).model_dump_json()
-        except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else 1 if error.code else 0
-            return failed(task, "failed", death(code)).model_dump_json()
-        finally:
-            done.set()
