@@ -94,7 +94,8 @@ def _worst(lost: list[str], longer: list[str]) -> Answer | None:
 
 def _said(scores: Sequence[Compared], costs: Sequence[Compared]) -> tuple[list[str], list[str], list[str]]:
     """Returns in words what is worse, scores and costs, and which scores rose."""
-    lost, risen = [], []
+    lost: list[str] = []
+    risen: list[str] = []
     for score in scores:
         if score.worse or score.better:
             p = "" if score.p is None else f", p = {score.p:.1e}"
