@@ -95,14 +95,19 @@ NOT_RUN = {
 }
 # Exit codes other than 0. Of a dataset one category is there and not all, and backbones' weights are not.
 EXITS = {
+    # Two runs of a second each are told apart by nothing but how busy the machine is.
+    "bench check --baseline baseline.json --results tonight": {0, 1},
+    "bench check --baseline baseline.json --results tonight --explain breakfast_box/ulsad": {0, 1},
     # Most runs of the README keep no maps.
-    "bench rescore": 1,
-    "bench data check mvtec": 1,
-    "bench data check visa --data-root ~/data": 1,
-    "bench prepare --methods all --datasets mvtec": 1,
-    "bench prepare --methods ulsad,dfr --datasets mvtec --data-root ~/data": 1,
-    "bench prepare --methods ulsad,dfr --datasets mvtec --data-root ~/data --offline": 1,
-    "bench prepare --methods patchcore,ulsad --datasets visa --data-root ~/data": 1,
+    "bench rescore": {1},
+    "bench data check mvtec": {1},
+    "bench data check visa --data-root ~/data": {1},
+    # The baseline that lies there is of other runs than the suite's.
+    "bench check --baseline baseline.json --results nightly": {2},
+    "bench prepare --methods all --datasets mvtec": {1},
+    "bench prepare --methods ulsad,dfr --datasets mvtec --data-root ~/data": {1},
+    "bench prepare --methods ulsad,dfr --datasets mvtec --data-root ~/data --offline": {1},
+    "bench prepare --methods patchcore,ulsad --datasets visa --data-root ~/data": {1},
 }
 # Blocks that later commands of the page want as a file, by their number among those of their language.
 FILES = {
@@ -192,9 +197,6 @@ def test_what_a_page_says_works(page: str, home: Path, tmp_path: Path) -> None:
     pytest.importorskip("anomalib")
     place = tmp_path / "place"
     shutil.copytree(home / "first", place)
-    if page == "docs/ci.md":
-        # Its runner has results of its own suite, and a baseline of them.
-        shutil.rmtree(place / "results")
     written: dict[str, int] = {}
     if page == "docs/suites.md":
         _write(next(block for block in blocks(page) if block.language == "toml"), "my/own.toml", place)
@@ -225,7 +227,7 @@ def _run(block: Block, place: Path, home: Path) -> None:
         command = re.sub(r"results/mpdd/metal_plate/ulsad/\w+\.json", str(record.relative_to(place)), command)
     done = shell(" ".join([command, *added[-1:]]), place, home)
     said = f"{block.page}: {command}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
-    assert done.returncode == EXITS.get(block.text, 0), said
+    assert done.returncode in EXITS.get(block.text, {0}), said
     assert "Traceback" not in done.stdout + done.stderr, said
 
 
