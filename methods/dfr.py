@@ -10,7 +10,7 @@ an autoencoder of 1×1 convolutions; the reconstruction error is the anomaly map
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Literal, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -52,11 +52,6 @@ class DFRConfig(Hyperparameters):
     epochs: int = Field(150, ge=1, description="the code's default; its comment names 700 as the earlier one")
     batch_size: int = Field(4, ge=1, description="training images per step; code")
     lr: float = Field(1e-4, gt=0, description="learning rate of Adam; paper and code")
-    precision: Literal["float32", "bf16"] = Field(
-        "float32",
-        description="arithmetic of the networks; bf16 is faster where the hardware has it; weights, errors "
-        "and maps stay float32",
-    )
 
 
 def resize_and_average(source: int, size: int, window: int = 4) -> Tensor:
@@ -123,7 +118,6 @@ class DFR(Method):
 
     def __init__(self, config: DFRConfig, setup: Setup) -> None:
         super().__init__(config, setup)
-        self._bf16 = config.precision == "bf16"
         self._maps, mean, std = self._feature_maps()
         self._pixel_mean = torch.tensor(mean, device=setup.device).view(1, 3, 1, 1) * 255
         self._pixel_std = torch.tensor(std, device=setup.device).view(1, 3, 1, 1) * 255
@@ -153,10 +147,6 @@ class DFR(Method):
 
         return relus, mean, std
 
-    def _arithmetic(self) -> torch.autocast:
-        """Whatever the networks compute within has the configured precision."""
-        return torch.autocast(self.setup.device.type, torch.bfloat16, enabled=self._bf16)
-
     def _normalise(self, images: Tensor) -> Tensor:
         # Decoded images lie channels last, and so would every layer, of which matrix products need copies.
         X = images.to(self.setup.device).contiguous().float()
@@ -165,8 +155,7 @@ class DFR(Method):
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """uint8 ``[B, 3, S, S]`` → ``[B, C, S/4, S/4]``: all layers on one grid."""
-        with self._arithmetic():
-            return torch.cat([self._to_grid(y) for y in self._maps(self._normalise(images))], dim=1)
+        return torch.cat([self._to_grid(y) for y in self._maps(self._normalise(images))], dim=1)
 
     def _to_grid(self, y: Tensor) -> Tensor:
         side = y.shape[-1]
@@ -179,7 +168,7 @@ class DFR(Method):
         """Trains the autoencoder with Adam on the mean squared error; validation images are not used."""
         config = self.config
         features = FrozenFeatures(data.train, self.features, batch_size=4)
-        first = features.batch(range(min(config.pca_images, len(features)))).float()
+        first = features.batch(range(min(config.pca_images, len(features))))
         c = first.shape[1]
         self.autoencoder = self._build(c, code_width(first.transpose(0, 1).flatten(1).T, config.variance))
         optimiser = torch.optim.Adam(self.autoencoder.parameters(), lr=config.lr)
@@ -190,9 +179,7 @@ class DFR(Method):
             total = torch.zeros((), device=self.setup.device)
             for rows in shuffled(len(features), config.batch_size, generator):
                 y = features.batch(rows)
-                with self._arithmetic():
-                    found = self.autoencoder(y)
-                loss = F.mse_loss(found.float(), y.float())
+                loss = F.mse_loss(self.autoencoder(y), y)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
@@ -213,8 +200,7 @@ class DFR(Method):
             raise RuntimeError("DFR.predict was called before fit or load_state_dict")
         self.autoencoder.eval()
         parts = torch.split(images, AT_ONCE.get(self.setup.device.type, ELSEWHERE))
-        with self._arithmetic():
-            errors = torch.cat([self._errors(self.autoencoder, part) for part in parts])
+        errors = torch.cat([self._errors(self.autoencoder, part) for part in parts])
         size = (self.setup.image_size, self.setup.image_size)
         maps = F.interpolate(errors[:, None], size=size, mode="bilinear", align_corners=True)[:, 0]
         return Prediction(score=maps.amax(dim=(1, 2)), map=maps)
@@ -244,10 +230,10 @@ class DFR(Method):
         for layer in middle:
             hidden = layer(hidden)
         sizes = [y.shape[1] for y in layers]
-        squares = torch.zeros_like(layers[0][:, 0], dtype=torch.float32)
+        squares = torch.zeros_like(layers[0][:, 0])
         rows = torch.split(outwards, sizes), torch.split(cast(Tensor, last.bias), sizes)
         for y, weight, bias in zip(layers, *rows, strict=True):
-            squares += F.conv2d(hidden, weight, bias).float().sub_(y).square_().sum(dim=1)
+            squares += F.conv2d(hidden, weight, bias).sub_(y).square_().sum(dim=1)
         return squares / begin
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -100,9 +100,6 @@ def pairs(rounds: int = 5, batch: int = 8) -> Iterator[Pair]:
         peer = "DFR in the original way"
         yield Pair("ULSAD's prediction", lambda: _predict(ulsad, X), slow, peer, 2.2, rounds, note=note)
         yield Pair("DFR's prediction", lambda: _predict(dfr, X), slow, peer, 2.0, rounds, note=note)
-        quick = DFR(DFRConfig(precision="bf16"), vgg)
-        quick.load_state_dict(dfr.state_dict())
-        yield Pair("DFR in bf16", lambda: _predict(quick, X), slow, peer, 2.0, rounds, note=note)
         fast = ULSAD(ULSADConfig(precision="bf16"), wide)
         fast.load_state_dict(ulsad.state_dict())
         exact = "ULSAD in float32"
