@@ -141,8 +141,8 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(python=False, name="bench-gpu")
 def bench_gpu(session: nox.Session) -> None:
-    """Our own methods on a GPU beside limits, and benchmarks/gpu.json; without anomalib or a network."""
-    session.run(PYTHON, "-m", "tests.bench", "gpu", "-o", "benchmarks/gpu.json", *session.posargs)
+    """Our own methods on a GPU beside limits; without anomalib or a network."""
+    session.run(PYTHON, "-m", "tests.bench", "gpu", *session.posargs)
 
 
 @nox.session(python=False)

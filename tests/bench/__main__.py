@@ -59,20 +59,28 @@ def main() -> None:
         parser.error(f"there is no group {sorted(stray)[0]}: give some of {', '.join(ALL)}")
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    device = torch.device("cuda" if "gpu" in options.groups and torch.cuda.is_available() else "cpu")
-    guard, results = Guard(device), []
     for group in options.groups:
-        for pair in pairs(group):
-            found = compare(pair)
-            print(found.line(), flush=True)  # noqa: T201
-            results.append(told(found))
+        measure(group, options.output)
+
+
+def measure(group: str, output: Path) -> None:
+    """Measures a group and puts it, with the machine, into the file, whose other groups stay."""
+    device = torch.device("cuda" if group == "gpu" and torch.cuda.is_available() else "cpu")
+    guard, results = Guard(device), []
+    for pair in pairs(group):
+        found = compare(pair)
+        print(found.line(), flush=True)  # noqa: T201
+        results.append(told(found))
+    if not results:
+        return
     content = {
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": environment(device),
         "flags": guard.flags(),
         "comparisons": results,
     }
-    write_atomically(options.output, json.dumps(content, indent=1).encode() + b"\n")
+    known = json.loads(output.read_text()) if output.exists() else {}
+    write_atomically(output, json.dumps(known | {group: content}, indent=1).encode() + b"\n")
 
 
 if __name__ == "__main__":
