@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from docs.site.pages import ROOT, documents
 
 # What begins a command; an indented line that begins otherwise is no command but output, or an example file.
-PROGRAMS = ("bench", "nox", ".venv/bin/", "python3", "pip", "source", "eval", "pytest")
+PROGRAMS = ("bench", "nox", ".venv/bin/", "python3", "pip", "source", "eval", "pytest", "ray ", "sbatch ")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LIST = re.compile(r"\s*([-*]|\d+\.) ")
 

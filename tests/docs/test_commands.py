@@ -44,6 +44,8 @@ SMALLER = {
     'bench run --methods "ulsad[lambda_l=0],ulsad" --datasets mvtec_loco --seeds 0-4': "--categories "
     f"breakfast_box {ULSAD}",
     "bench run --suite paper --device all": f"--methods ulsad {DEMO} {ULSAD}",
+    "bench run --suite paper --executor ray": f"--methods ulsad {DEMO} {ULSAD}",
+    "bench run --suite demo --device cpu --pack 2": f"--methods ulsad {ULSAD}",
     "bench plan --suite loco": LOCO,
     "bench plan --suite leak": f"--methods ulsad {DEMO} {ULSAD}",
     "bench prepare --methods all --datasets mvtec": "--categories screw --offline",
@@ -77,6 +79,8 @@ SMALLER = {
 # Why a command is only looked at: its options are parsed, its sessions and extras must exist.
 INSTALLS = "installs into a fresh environment; .ci/run does that with the README's own command"
 DEVELOPS = "a developer's command of minutes or hours"
+CLUSTER = "needs other machines; tests/harness/test_ray.py joins nodes on one"
+GPUS = "needs a GPU"
 DOWNLOADS = "downloads a dataset; tests/harness/test_fetch.py does that from a local server"
 NOT_RUN = {
     'python3 -m venv .venv && .venv/bin/pip install -e ".[all]" && .venv/bin/bench run': INSTALLS,
@@ -90,6 +94,25 @@ NOT_RUN = {
     ".venv/bin/nox -l": DEVELOPS,
     "nox -s bench": DEVELOPS,
     "nox -s bench -- metrics memory_bank": DEVELOPS,
+    "nox -s simulate": DEVELOPS,
+    "nox -s sabotage": DEVELOPS,
+    "nox -s sabotage -- --only aupro": DEVELOPS,
+    "nox -s sabotage -- quiet": DEVELOPS,
+    "nox -s sabotage -- quiet --turns 5 --folder lab": DEVELOPS,
+    'pip install "ulsad-bench[ray]"': INSTALLS,
+    'pip install "ray[default]==2.60.0" boto3': INSTALLS,
+    "bench run --suite paper --executor ray --address auto": CLUSTER,
+    "ray start --head --port 6379": CLUSTER,
+    "ray start --address first:6379": CLUSTER,
+    "bench run --suite paper --data-root /shared/data --results /shared/results --executor ray --address auto "
+    "--device cuda --keep maps": CLUSTER,
+    "ray up docs/cluster/cluster.yaml": CLUSTER,
+    'ray exec docs/cluster/cluster.yaml "cd /shared && ~/venv/bin/bench run --suite paper --device cuda '
+    '--executor ray --address auto --data-root /shared/data --results /shared/results"': CLUSTER,
+    "ray down docs/cluster/cluster.yaml": CLUSTER,
+    "sbatch docs/cluster/slurm.sh --suite paper --data-root /shared/data --results /shared/results": CLUSTER,
+    "bench run --suite paper --device all --pack auto": GPUS,
+    "bench run --suite paper --device cuda:0 --pack 2": GPUS,
     "bench data fetch visa --data-root ~/data": DOWNLOADS,
     "bench data fetch visa --data-root ~/data --accept-licence": DOWNLOADS,
 }
@@ -160,7 +183,7 @@ def _check_parsed(command: str) -> None:
             extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
             assert set(re.findall(r"\w+", words[-1].partition("[")[2])) <= set(extras)
         else:
-            assert program in ("python3", "source", "eval"), command
+            assert program in ("python3", "source", "eval", "ray", "sbatch"), command
 
 
 @pytest.fixture(scope="module")
