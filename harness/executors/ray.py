@@ -93,15 +93,21 @@ def connected(address: str | None, device: str, per_run: float) -> Iterator[Plac
 def _start(folder: str) -> None:
     # Ray lets its workers give way to all else, and measuring would see that.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    ray.init(
-        address="local",
-        num_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        object_store_memory=_OBJECTS,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _temp_dir=folder,
-    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+            object_store_memory=_OBJECTS,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=folder,
+        )
+    except Exception as error:  # Ray raises whatever it stumbles over, and its base class on a busy machine
+        said = " ".join(str(error).split())
+        raise UserError(
+            f"Ray cannot be started on this machine ({said}): try again, or leave --executor ray out."
+        ) from error
 
 
 def _join(address: str) -> None:
