@@ -104,8 +104,8 @@ NOT_RUN = {
     "bench run --suite paper --executor ray --address auto": CLUSTER,
     "ray start --head --port 6379": CLUSTER,
     "ray start --address first:6379": CLUSTER,
-    "bench run --suite paper --data-root /shared/data --results /shared/results --executor ray --address auto "
-    "--device cuda --keep maps": CLUSTER,
+    "bench run --suite paper --data-root /shared/data --results /shared/results --executor ray "
+    "--address auto --device cuda --keep maps": CLUSTER,
     "ray up docs/cluster/cluster.yaml": CLUSTER,
     'ray exec docs/cluster/cluster.yaml "cd /shared && ~/venv/bin/bench run --suite paper --device cuda '
     '--executor ray --address auto --data-root /shared/data --results /shared/results"': CLUSTER,
