@@ -126,21 +126,17 @@ def _bare(task: RunTask) -> None:
     """What a script of one's own would do: the same images, training, prediction, and nothing else."""
     spec, card = task.spec, load_card(task.card)
     data = read_category(card, spec.category, task.data_root, task.cache)
-    train, test = (
+    # The demo has validation images of its own.
+    train, validation, test = (
         Images(load_images([s.image for s in part], spec.image_size, "antialiased", task.cache))
-        for part in (data.train, data.test)
+        for part in (data.train, data.validation, data.test)
     )
     seed_everything(spec.seed)
-    rows = list(range(len(train)))
-    held = max(1, round(0.1 * len(rows)))
     with tempfile.TemporaryDirectory() as scratch:
         given = make_setup(task.weights, {}, torch.device("cpu"), spec.image_size, spec.seed, Path(scratch))
         kind = load_method(task.method)
         method = kind(configure(kind, spec.method, task.identity.config), given)
-        whole = train.batch(rows).permute(0, 2, 3, 1).numpy()
-        method.fit(
-            TrainingData(Images(whole, rows[held:]), Images(whole, rows[:held]), spec.seed), lambda _: None
-        )
+        method.fit(TrainingData(train, validation, spec.seed), lambda _: None)
         with torch.no_grad():
             for batch in test.batches(32):
                 method.predict(batch)

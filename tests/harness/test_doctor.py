@@ -95,7 +95,7 @@ def test_extras_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_knows_the_extras_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(doctor.EXTRAS) == set(project) - {"all", "dev"}
+    assert set(doctor.EXTRAS) == set(project) - {"all", "dev", "docs"}
     for extra, (distributions, _) in doctor.EXTRAS.items():
         assert all(any(wanted.startswith(name) for wanted in project[extra]) for name in distributions), extra
 

@@ -67,8 +67,8 @@ FAULTS = (
         (
             Edit(
                 "methods/dfr.py",
-                "        self.autoencoder.eval()\n        # All layers of one image",
-                "        self.autoencoder.train()\n        # All layers of one image",
+                "        self.autoencoder.eval()\n        parts = torch.split(",
+                "        self.autoencoder.train()\n        parts = torch.split(",
             ),
         ),
         ("dfr",),
