@@ -9,5 +9,5 @@ from tests.bench import gpu
 
 @pytest.mark.slow
 def test_the_gpus_comparisons_run_on_a_processor_too() -> None:
-    for pair in gpu.pairs(rounds=1, batch=2, epochs=1, train=4):
+    for pair in gpu.pairs(1, 1, 1, 4, ("vgg11", "resnet18"), trial=True):
         assert pair.ours() and pair.peer(), pair.name  # type: ignore[func-returns-value]

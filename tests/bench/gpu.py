@@ -23,26 +23,36 @@ from tests.bench.pairs import Pair
 from tests.bench.reconstruction import OriginalDFR, fitted, images, setup
 
 
-def pairs(rounds: int = 3, batch: int = 32, epochs: int = 200, train: int = 350) -> Iterator[Pair]:
-    """Yields costs beside what they may be on an H200; smaller numbers than the defaults try it out."""
+def pairs(
+    rounds: int = 3,
+    batch: int = 32,
+    epochs: int = 200,
+    train: int = 350,
+    backbones: tuple[str, str] = ("vgg19", "wide_resnet50_2"),
+    trial: bool = False,
+) -> Iterator[Pair]:
+    """Yields costs beside what they may be on an H200; a trial, with smaller numbers, needs no GPU."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu" and batch == 32:
+    if device.type == "cpu" and not trial:
         print("gpu: left out, PyTorch finds no GPU")  # noqa: T201
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        vgg, wide = setup("vgg19", folder, device), setup("wide_resnet50_2", folder, device)
-        exact = fitted(ULSAD, ULSADConfig(epochs=1), wide)
-        fast = ULSAD(ULSADConfig(precision="bf16"), wide)
+        vgg, wide = (setup(backbone, folder, device) for backbone in backbones)
+        exact = fitted(ULSAD, ULSADConfig(backbone=backbones[1], epochs=1), wide)
+        quick = ULSADConfig(backbone=backbones[1], precision="bf16", epochs=epochs)
+        fast = ULSAD(quick, wide)
         fast.load_state_dict(exact.state_dict())
-        original = fitted(OriginalDFR, DFRConfig(epochs=1), vgg)
-        dfr = DFR(DFRConfig(), vgg)
+        original = fitted(OriginalDFR, DFRConfig(backbone=backbones[0], epochs=1), vgg)
+        dfr = DFR(DFRConfig(backbone=backbones[0]), vgg)
         dfr.load_state_dict(original.state_dict())
         X = images(batch).batch(range(batch)).to(device)
 
         def cost(method: Method) -> Callable[[], float]:
             """Milliseconds an image."""
-            return lambda: 1000 / rate(batch, repeat(lambda: _predict(method, X), device, 1.0)).median
+            return lambda: (
+                1000 / rate(batch, repeat(lambda: _predict(method, X), device, 0.0 if trial else 1.0)).median
+            )
 
         def memory(method: Method) -> Callable[[], float]:
             return lambda: _memory(method, X, device)
@@ -69,7 +79,7 @@ def pairs(rounds: int = 3, batch: int = 32, epochs: int = 200, train: int = 350)
 
         def training() -> float:
             some = images(train)
-            made = ULSAD(ULSADConfig(precision="bf16", epochs=epochs), wide)
+            made = ULSAD(quick, wide)
             return _seconds(lambda: made.fit(TrainingData(some, some, 0), lambda _: None), device)
 
         note = f"{epochs} epochs of {train} images, bf16"

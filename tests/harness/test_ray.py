@@ -54,7 +54,7 @@ def place(tmp_path: Path) -> Path:
     """A place whose method writes its diary into the place, wherever its worker runs, and says where."""
     place = make_place(tmp_path)
     # The number of the node is in the environment of the nodes that a test starts.
-    text = MINE.replace('open("diary"', f'open({str(place / "diary")!r}')
+    text = MINE.replace('open("diary"', f"open({str(place / 'diary')!r}")
     where = "{os.environ.get('NODE', '-')} {__import__('harness').__file__} {__file__}"
     (place / "mine.py").write_text(text.replace("{self.setup.seed}", "{self.setup.seed} " + where))
     return place
