@@ -192,12 +192,12 @@ def test_the_last_run_ends_within_a_tenth_of_the_least_time(plan: Plan, gpus: in
 
 
 @pytest.mark.slow
-def test_a_million_runs_are_planned_in_a_minute_and_two_gigabytes() -> None:
-    (row,) = simulate.rows([1355], [1000], luck=0)
-    assert row.runs > 999_000
+def test_a_fifth_of_a_million_runs_leaves_no_gpu_idle_and_fits_memory() -> None:
+    # The whole million, with its seconds: `nox -s simulate`.
+    (row,) = simulate.rows([271], [1000], luck=0)
+    assert row.runs > 199_000
     assert row.ratio < 1.1
-    assert row.planning + row.ordering < 60
-    assert row.memory < 2e9
+    assert row.memory < 1.3e9
 
 
 # Time left
