@@ -53,12 +53,12 @@ def documents() -> list[Path]:
 
 
 def collect(folder: Path) -> None:
-    """Writes all pages and pictures of the site to a folder, which is emptied first."""
+    """Writes all pages, pictures and files of examples of the site to a folder, which is emptied first."""
     shutil.rmtree(folder, ignore_errors=True)
     for path in sorted((ROOT / "docs").rglob("*")):
         if path.suffix in (".css", ".js"):
             _write(folder / path.name, path.read_bytes())
-        elif path.suffix == ".png":
+        elif path.suffix == ".png" or path.parent.name == "cluster":
             _write(_place(folder, path), path.read_bytes())
     for path in documents():
         text = path.read_text(encoding="utf-8")

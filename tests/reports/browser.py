@@ -29,4 +29,4 @@ def opened(page: Path, address: str = "", **context: Any) -> Iterator[Any]:
         tab.goto(page.as_uri() + address)
         yield tab
         browser.close()
-    assert not wrong
+    assert not wrong, wrong
