@@ -129,7 +129,7 @@ class PeakMemory:
         """Returns peak bytes: ``host`` where the system tells, ``device`` on a GPU."""
         peaks = {}
         if self._baseline:
-            peaks["host"] = max(0, _peak_resident() - self._baseline)
+            peaks["host"] = max(0, peak_resident() - self._baseline)
         if self._device.type == "cuda":
             peaks["device"] = torch.cuda.max_memory_allocated(self._device)
         return peaks
@@ -138,7 +138,8 @@ class PeakMemory:
 _PEAK = Path("/proc/self/clear_refs")
 
 
-def _peak_resident() -> int:
+def peak_resident() -> int:
+    """Returns the most bytes that were resident in this process; 0 where the system does not tell."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024

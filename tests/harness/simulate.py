@@ -13,7 +13,6 @@ import argparse
 import heapq
 import math
 import multiprocessing
-import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from harness.choose import configure_methods
 from harness.dataset import CategoryData, Sample, load_card
 from harness.execute import RunTask
 from harness.forecast import Forecast, Workload
+from harness.measure import peak_resident
 from harness.order import in_order, work_of
 from harness.plan import Category, Chosen, Options, Plan, tasks_of
 from harness.spec import RunRecord, Timings, fingerprint
@@ -192,7 +192,8 @@ def measure(seeds: int, gpus: int, luck: int) -> Row:
     ordered = time.process_time()
     # Before anything that only the simulation needs of each run.
     # Of these two alone: what the simulation needs of each run comes after.
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not getrusage: it counts what the parent held when it started this process.
+    memory = peak_resident()
     seconds = {task.key: truth.seconds(task) for task in plan.tasks}
     bound = max(sum(seconds.values()) / gpus, *seconds.values())
     before, after = (
