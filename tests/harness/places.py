@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,9 @@ class Mine(Method):
         self.mean = state["mean"]
 '''
 
+# Takes the words of a command, and options of Popen.
+Spawn = Callable[..., "subprocess.Popen[str]"]
+
 RUN = ("run", "--methods", "mine.py:Mine", "--datasets", "own.toml", "--image-size", "32", "--device", "cpu")
 
 
@@ -155,3 +159,23 @@ def undisturbed(path: Path) -> dict[str, Any]:
     """A record without what differs from run to run."""
     record: dict[str, Any] = json.loads(path.read_text())
     return {k: v for k, v in record.items() if k not in OWN}
+
+
+@contextmanager
+def spawning(place: Path, surroundings: dict[str, str]) -> Iterator[Spawn]:
+    """Gives what starts `bench` in a place and lets it run; what still runs at the end is ended."""
+    started: list[subprocess.Popen[str]] = []
+
+    def call(*words: str, **given: Any) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            command(*words), cwd=place, env=surroundings, stdout=pipe, stderr=pipe, text=True, **given
+        )
+        started.append(process)
+        return process
+
+    yield call
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()

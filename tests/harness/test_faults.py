@@ -18,10 +18,7 @@ import pytest
 from harness import files, store
 from harness.errors import UserError
 from harness.spec import RunRecord
-from tests.harness.places import RUN, command, environment, make_place, records
-
-Spawn = Callable[..., "subprocess.Popen[str]"]
-
+from tests.harness.places import RUN, Spawn, command, environment, make_place, records, spawning
 
 # Each waits for processes to die, or for clocks.
 pytestmark = pytest.mark.slow
@@ -34,22 +31,8 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def spawn(place: Path) -> Iterator[Spawn]:
-    """Starts `bench` and lets it run; what still runs at the end is ended."""
-    started: list[subprocess.Popen[str]] = []
-
-    def call(*words: str, **given: Any) -> subprocess.Popen[str]:
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(
-            command(*words), cwd=place, env=environment(place), stdout=pipe, stderr=pipe, text=True, **given
-        )
-        started.append(process)
-        return process
-
-    yield call
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    with spawning(place, environment(place)) as call:
+        yield call
 
 
 def run(parameters: str, *words: str) -> list[str]:

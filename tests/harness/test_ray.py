@@ -33,12 +33,13 @@ from harness.store import record_path
 from tests.harness.places import (
     MINE,
     RUN,
+    Spawn,
     bench,
-    command,
     environment,
     inside,
     make_place,
     records,
+    spawning,
     undisturbed,
 )
 
@@ -229,8 +230,6 @@ def test_commands_in_the_docs_have_options_that_there_are(name: str) -> None:
 
 # On clusters
 
-Spawn = Callable[..., "subprocess.Popen[str]"]
-
 
 def surroundings(place: Path) -> dict[str, str]:
     # Sums of numbers depend on how many threads share them. Ray's own nodes let workers give way to all else.
@@ -239,21 +238,8 @@ def surroundings(place: Path) -> dict[str, str]:
 
 @pytest.fixture
 def spawn(place: Path) -> Iterator[Spawn]:
-    started: list[subprocess.Popen[str]] = []
-
-    def call(*words: str, **given: Any) -> subprocess.Popen[str]:
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(
-            command(*words), cwd=place, env=surroundings(place), stdout=pipe, stderr=pipe, text=True, **given
-        )
-        started.append(process)
-        return process
-
-    yield call
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    with spawning(place, surroundings(place)) as call:
+        yield call
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
