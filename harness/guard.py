@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import torch
 
-# Other processes may take this share of all processor time before a timing counts as disturbed.
+# Other processes may take this share of the time of this process's cores before a timing counts as disturbed.
 OTHERS = 0.1
 # NVML's reasons for a lower clock that mean the GPU could not do what it can; a low load and the
 # settings of an application are none of them.
@@ -116,10 +116,18 @@ def _own_seconds() -> float:
 
 
 def _busy_seconds() -> tuple[float, float]:
-    """Returns seconds of all cores that were used, and all there were."""
-    times = psutil.cpu_times()
-    total = float(sum(times))
-    # Linux counts a guest's time in user time as well.
-    total -= getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
-    idle = times.idle + getattr(times, "iowait", 0.0)
-    return total - float(idle), total
+    """Returns seconds of this process's cores that were used, and all there were.
+
+    Cores that it may not use are left out: on a machine that several jobs share, each on its own cores,
+    the others' work is none of its business.
+    """
+    cores = psutil.cpu_times(percpu=True)
+    if hasattr(os, "sched_getaffinity"):
+        cores = [cores[core] for core in sorted(os.sched_getaffinity(0)) if core < len(cores)]
+    busy = total = 0.0
+    for times in cores:
+        # Linux counts a guest's time in user time as well.
+        every = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+        busy += every - times.idle - getattr(times, "iowait", 0.0)
+        total += every
+    return busy, total

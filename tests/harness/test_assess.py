@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -201,3 +203,16 @@ def test_other_work_on_the_processor_is_told() -> None:
         flags = guard.flags()
         other.kill()
     assert any("other processes used" in flag for flag in flags)
+
+
+@pytest.mark.parametrize(("core", "disturbed"), [(0, True), (1, False)])
+def test_only_work_on_cores_of_ones_own_disturbs(
+    core: int, disturbed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Times = namedtuple("Times", "user idle iowait")
+    cores = [Times(0.0, 0.0, 0.0), Times(0.0, 0.0, 0.0)]
+    monkeypatch.setattr("psutil.cpu_times", lambda percpu: cores)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {core}, raising=False)
+    guard = Guard(CPU)
+    cores[:] = [Times(900.0, 100.0, 0.0), Times(0.0, 900.0, 100.0)]
+    assert bool(guard.flags()) == disturbed
