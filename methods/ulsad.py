@@ -40,6 +40,7 @@ from methods.blur import gaussian_kernel
 from methods.branches import attend, attention, combine, distance, quantiles, upsample
 from methods.features import FrozenFeatures
 from methods.folding import fold_batch_norms
+from methods.precision import has_bf16
 from methods.ulsad_networks import FeatureReconstructionNetwork, GlobalAutoencoder
 
 STRIDES = (8, 16)
@@ -82,8 +83,8 @@ class ULSADConfig(Hyperparameters):
     weight_decay: float = Field(2e-5, ge=0, description="L2 weight decay of Adam; paper, training set-up")
     precision: Literal["float32", "bf16"] = Field(
         "float32",
-        description="arithmetic of the networks; bf16 is faster where the hardware has it; weights, "
-        "distances and maps stay float32",
+        description="arithmetic of the networks; bf16 is faster where the hardware has it, elsewhere it "
+        "does not train and predicts in float32; weights, distances and maps stay float32",
     )
     q_samples: int = Field(2**24, ge=1000, description="at most so many random pixels per quantile; code")
 
@@ -121,7 +122,7 @@ class ULSAD(Method):
 
     def __init__(self, config: ULSADConfig, setup: Setup) -> None:
         super().__init__(config, setup)
-        self._bf16 = config.precision == "bf16"
+        self._bf16 = config.precision == "bf16" and has_bf16(setup.device)
         self.backbone = setup.load_features(config.backbone, STRIDES)
         self.c = min(config.channels, sum(self.backbone.channels))
         device = setup.device
@@ -236,7 +237,16 @@ class ULSAD(Method):
         return nn.ModuleDict(networks)
 
     def fit(self, data: TrainingData, on_epoch: Callable[[Epoch], None]) -> None:
-        """Trains both branches jointly with Adam; quantiles from the normal validation images."""
+        """Trains both branches jointly with Adam; quantiles from the normal validation images.
+
+        Raises:
+            ValueError: ``precision`` is bf16, which the device has no arithmetic for.
+        """
+        if self.config.precision == "bf16" and not self._bf16:
+            raise ValueError(
+                f"precision=bf16 needs bfloat16 arithmetic, which this {self.setup.device.type} has not "
+                "(it would train many times slower than float32): leave precision out"
+            )
         config, networks = self.config, self.modules()
         features = FrozenFeatures(data.train, self.features)
         self._learn_statistics(features)

@@ -19,6 +19,7 @@ from harness.provision import make_setup
 from harness.weights import find_weights
 from methods.dfr import DFR, DFRConfig
 from methods.features import FrozenFeatures
+from methods.precision import has_bf16
 from methods.ulsad import ULSAD, ULSADConfig
 from tests.bench.pairs import Pair
 
@@ -100,18 +101,21 @@ def pairs(rounds: int = 5, batch: int = 8) -> Iterator[Pair]:
         peer = "DFR in the original way"
         yield Pair("ULSAD's prediction", lambda: _predict(ulsad, X), slow, peer, 2.2, rounds, note=note)
         yield Pair("DFR's prediction", lambda: _predict(dfr, X), slow, peer, 2.0, rounds, note=note)
-        fast = ULSAD(ULSADConfig(precision="bf16"), wide)
-        fast.load_state_dict(ulsad.state_dict())
-        exact = "ULSAD in float32"
-        yield Pair(
-            "ULSAD in bf16",
-            lambda: _predict(fast, X),
-            lambda: _predict(ulsad, X),
-            exact,
-            1,
-            rounds,
-            note=note,
-        )
+        if has_bf16(CPU):
+            fast = ULSAD(ULSADConfig(precision="bf16"), wide)
+            fast.load_state_dict(ulsad.state_dict())
+            exact = "ULSAD in float32"
+            yield Pair(
+                "ULSAD in bf16",
+                lambda: _predict(fast, X),
+                lambda: _predict(ulsad, X),
+                exact,
+                1,
+                rounds,
+                note=note,
+            )
+        else:
+            print("ULSAD in bf16: left out, this processor has no bfloat16 arithmetic")  # noqa: T201
         yield Pair(
             "DFR's memory of prediction",
             lambda: predict_memory(dfr, X),

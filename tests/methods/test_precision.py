@@ -18,6 +18,27 @@ from tests.bench.engine import LITE, pictures
 from tests.methods.test_methods import build, fit, images
 
 
+@pytest.fixture
+def _bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor without bfloat16 computes in it all the same, slowly."""
+    monkeypatch.setattr("methods.ulsad.has_bf16", lambda _: True)
+
+
+def test_without_its_arithmetic_it_predicts_in_float32_and_does_not_train(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("methods.ulsad.has_bf16", lambda _: False)
+    exact = build("ulsad")
+    fit(exact)
+    fast = build("ulsad", precision="bf16")
+    with pytest.raises(ValueError, match="precision=bf16 needs bfloat16 arithmetic"):
+        fit(fast)
+    fast.load_state_dict(exact.state_dict())
+    batch = images(seed=3).batch(range(4))
+    assert torch.equal(fast.predict(batch).map, exact.predict(batch).map)
+
+
+@pytest.mark.usefixtures("_bf16")
 def test_maps_are_close_and_float32() -> None:
     exact = build("ulsad", blur=0)
     fit(exact)
@@ -31,6 +52,7 @@ def test_maps_are_close_and_float32() -> None:
     assert float((found.map - expected.map).abs().max() / spread) < 0.05
 
 
+@pytest.mark.usefixtures("_bf16")
 def test_trains_in_bf16_about_as_in_float32() -> None:
     exact = fit(build("ulsad", epochs=3))[-1].losses
     fast = fit(build("ulsad", epochs=3, precision="bf16"))[-1].losses
@@ -38,6 +60,7 @@ def test_trains_in_bf16_about_as_in_float32() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_bf16")
 # Short trainings, whose images nearly tie: metal_plate was seen to change by 9e-3.
 @pytest.mark.parametrize(("category", "most"), [("mpdd/metal_plate", 2e-2), ("mvtec/screw", 2e-2)])
 def test_no_auroc_changes_by_more(category: str, most: float, tmp_path: Path) -> None:
