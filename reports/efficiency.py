@@ -96,7 +96,8 @@ def efficiency(name: str, board: Leaderboard) -> Sheet | None:
 def _setting(record: RunRecord, category: str) -> str:
     """What must be the same for costs to be compared."""
     environment, spec = record.environment, record.spec
-    where = environment.get("gpu") or f"{environment.get('cpu')}, {environment.get('threads')} threads"
+    threads = environment.get("threads")
+    where = environment.get("gpu") or f"{environment.get('cpu')}, {threads} thread{'s' * (threads != 1)}"
     trained = f"{record.counts.get('train', 0)} training images"
     random = ", random weights" if spec.backbone_weights == "none" else ""
     flagged = ", a busy or throttled machine" if record.efficiency and _disturbed(record) else ""
