@@ -122,6 +122,7 @@ def run(
             suite, options, plan, forecast = _plan(given | {"devices": place.devices})
             from harness.executors.packing import pack
             from harness.order import in_order
+            from harness.provenance import command_line
             from harness.run import run_plan
 
             plan, devices = pack(plan, forecast, place.devices, wanted)
@@ -129,7 +130,8 @@ def run(
             if not quiet:
                 console.print(_head(suite, place.about, plan), markup=False)
             where = options.results, devices
-            records = run_plan(plan, *where, timeout, quiet, console, place.run_all, forecast)
+            command = command_line(sys.argv[1:])
+            records = run_plan(plan, *where, timeout, quiet, console, place.run_all, forecast, command)
         failures = [record for record in records if record.outcome != "ok"]
         if report:
             _report(options.results, report_to, console, quiet)
