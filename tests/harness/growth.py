@@ -52,15 +52,15 @@ def copies(base: Path, count: int) -> Iterator[Row]:
             yield copy(folder.content(name), f"v{number}_{name.partition('/')[0]}")
 
 
-def make(base: Path, results: Path, records: int) -> None:
-    """Makes a folder of so many records, of which the first 100,000 at most are files."""
+def make(base: Path, results: Path, records: int, files: int) -> None:
+    """Makes a folder of so many records, of which the first ones are files."""
     if not base.is_dir():
-        Simulation(min(records, FILES)).write(base)
+        Simulation(min(records, files)).write(base)
     # Links: compacting removes names, and writes no file.
     shutil.copytree(base, results, copy_function=os.link)
-    if records > FILES:
+    if records > files:
         with Writer(results / COMPACTED) as writer:
-            for row in copies(base, records // FILES - 1):
+            for row in copies(base, records // files - 1):
                 writer.add(row)
 
 
@@ -111,6 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--records", type=int, nargs="+", default=[FILES, 10 * FILES])
+    parser.add_argument("--files", type=int, default=FILES, help="how many of them are files at first")
     parser.add_argument("--formats", default="csv")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +122,7 @@ def main() -> None:
     for records in given.records:
         base, results = given.folder / "base", given.folder / f"results-{records}"
         shutil.rmtree(results, ignore_errors=True)
-        make(base, results, records)
+        make(base, results, records, given.files)
         steps: tuple[tuple[str, Callable[..., object], tuple[object, ...]], ...] = (
             ("compact", compact, (results,)),
             ("resume", resume, (results, cache)),
