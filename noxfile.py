@@ -55,6 +55,12 @@ def simulate(session: nox.Session) -> None:
 
 
 @nox.session(python=False)
+def growth(session: nox.Session) -> None:
+    """What 100,000 simulated records take, and a million; a folder with 20 GB free after --."""
+    session.run(PYTHON, "-m", "tests.harness.growth", *session.posargs)
+
+
+@nox.session(python=False)
 def audit(session: nox.Session) -> None:
     """Known vulnerabilities of the installed packages."""
     session.run(PYTHON, "-m", "pip_audit", "--skip-editable", "--progress-spinner", "off", *session.posargs)

@@ -7,17 +7,19 @@ give the same archive. With artefacts what is kept beside them comes along.
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from harness.errors import UserError
 from harness.fetching.extract import Limits, unpack
 from harness.files import is_plain_file, temporary_name
 from harness.merge import KEPT, PICTURES, Merged, merge
-from harness.store import record_names
+from harness.store import Folder, record_names
 
 _FOLDER = "results"
 
@@ -28,7 +30,8 @@ def export(results: Path, archive: Path, artefacts: bool) -> int:
     Raises:
         UserError: there is no such folder or no record in it, or the archive cannot be written.
     """
-    names = [name for name in record_names(results) if is_plain_file(results / name)]
+    folder = Folder(results)
+    names = [name for name in record_names(results) if not (results / name).is_symlink()]
     if not names:
         raise UserError(f"There are no records in {results}: there is nothing to export.")
     temporary = archive.parent / temporary_name(archive.name)
@@ -41,7 +44,12 @@ def export(results: Path, archive: Path, artefacts: bool) -> int:
             tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
         ):
             for name in sorted([*names, *(_artefacts(results, names) if artefacts else ())]):
-                _add(tar, results / name, f"{_FOLDER}/{name}")
+                if name.endswith(".json"):
+                    content = folder.content(name)
+                    _add(tar, io.BytesIO(content), len(content), f"{_FOLDER}/{name}")
+                    continue
+                with (results / name).open("rb") as beside:
+                    _add(tar, beside, os.fstat(beside.fileno()).st_size, f"{_FOLDER}/{name}")
         temporary.replace(archive)
     except OSError as error:
         reason = error.strerror or error
@@ -84,8 +92,7 @@ def _artefacts(results: Path, names: Sequence[str]) -> Iterator[str]:
     yield from (name for name in [*beside, *pictures] if is_plain_file(results / name))
 
 
-def _add(tar: tarfile.TarFile, path: Path, name: str) -> None:
-    with path.open("rb") as file:
-        member = tarfile.TarInfo(name)
-        member.size = os.fstat(file.fileno()).st_size
-        tar.addfile(member, file)
+def _add(tar: tarfile.TarFile, file: IO[bytes], size: int, name: str) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    tar.addfile(member, file)

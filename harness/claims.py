@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 from filelock import FileLock, Timeout
 
 from harness.spec import RunRecord
-from harness.store import State, cannot_write, read_record, record_path, state_of
+from harness.store import Folder, State, cannot_write, changed, read_record, record_path
 
 if TYPE_CHECKING:
     from harness.execute import RunTask
@@ -43,6 +43,7 @@ class Claims:
         self._elsewhere: deque[RunTask] = deque()
         self._held: dict[str, FileLock] = {}
         self._found: list[RunRecord] = []
+        self._folders: dict[Path, Folder] = {}
         self._lock = threading.Lock()
 
     def __iter__(self) -> Self:
@@ -97,7 +98,9 @@ class Claims:
             return False
         except OSError as error:
             raise cannot_write(task.results, error) from error
-        record = read_record(path) if state_of(path) != self._planned_on.get(task.key) else ""
+        folder = self._folders.setdefault(task.results, Folder(task.results))
+        state = folder.state(path.relative_to(task.results).as_posix())
+        record = read_record(path) if changed(state, self._planned_on.get(task.key)) else ""
         if isinstance(record, RunRecord):
             self._found.append(record)
             _remove(lock)

@@ -122,6 +122,7 @@ def run(
             suite, options, plan, forecast = _plan(given | {"devices": place.devices})
             from harness.executors.packing import pack
             from harness.order import in_order
+            from harness.provenance import command_line
             from harness.run import run_plan
 
             plan, devices = pack(plan, forecast, place.devices, wanted)
@@ -129,7 +130,8 @@ def run(
             if not quiet:
                 console.print(_head(suite, place.about, plan), markup=False)
             where = options.results, devices
-            records = run_plan(plan, *where, timeout, quiet, console, place.run_all, forecast)
+            command = command_line(sys.argv[1:])
+            records = run_plan(plan, *where, timeout, quiet, console, place.run_all, forecast, command)
         failures = [record for record in records if record.outcome != "ok"]
         if report:
             _report(options.results, report_to, console, quiet)
@@ -292,7 +294,7 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan, Forecast]:
     from harness.forecast import Forecast
     from harness.images import cache_dir
     from harness.plan import Options, make_plan
-    from harness.store import recent_records
+    from harness.store import Folder, recent_records
 
     logging.getLogger("timm").setLevel(logging.ERROR)
     keep = frozenset(given["keep"] or ())
@@ -312,12 +314,13 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan, Forecast]:
         checkpoint_every=given["checkpoint_every"],
         measure=given["measure"],
     )
-    plan = make_plan(suite, options)
+    folder = Folder(options.results)
+    plan = make_plan(suite, options, folder)
     if "parts" in (given["keep"] or ()) and not any("parts" in task.keep for task in plan.tasks):
         raise UserError("--keep parts: no method of this run has post-processing of its own.")
     if given["backbone"] and not any("backbone" in task.identity.config for task in plan.tasks):
         raise UserError(f"No method of this run has a backbone to set to '{given['backbone']}'.")
-    forecast = Forecast(recent_records(options.results))
+    forecast = Forecast(recent_records(folder))
     return suite, options, plan, forecast
 
 

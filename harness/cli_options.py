@@ -151,7 +151,7 @@ EXECUTOR_OPTIONS = (
     ),
     click.option(
         "--address",
-        help="The Ray cluster: auto for the one this machine is in, host:6379, or ray://host:10001.  "
+        help="The Ray cluster: auto for the one this machine is in, or host:6379.  "
         "[default: one of this machine alone, ended with the command]",
     ),
     click.option(

@@ -45,6 +45,7 @@ def verify(results: Path, debug: bool) -> None:
     maps and weights.
     """
     with sentences(debug):
+        from harness.verify import twice
         from harness.verify import verify as check
 
         count = bad = unsealed = 0
@@ -56,6 +57,11 @@ def verify(results: Path, debug: bool) -> None:
                 click.echo(f"{plain(verdict.path)}: {plain('; '.join(verdict.wrong))}.")
         old = f", {unsealed} of them without a checksum, from before there was one" if unsealed else ""
         click.echo(f"{count} records, {bad} wrong{old}.")
+        if newer := twice(results):
+            click.echo(
+                f"{newer} are files and in records.parquet too: the files count, and `bench results compact` "
+                "takes them in."
+            )
         sys.exit(1 if bad else 0)
 
 
@@ -92,6 +98,38 @@ def import_(archive: Path, results: Path, debug: bool) -> None:
 
 @results_.command()
 @_RESULTS
+@_DEBUG
+def compact(results: Path, debug: bool) -> None:
+    """Move the records' files into one, records.parquet, which everything reads as if it were they.
+
+    For more than a hundred thousand records. What runs write afterwards are files again, and count before
+    what is compacted; the same command takes them in. Maps, weights and pictures stay where they are.
+    """
+    with sentences(debug):
+        from harness.compact import compact as move
+
+        moved = move(results)
+        for path, why in moved.left:
+            click.echo(f"left      {plain(path)}: {plain(why)}")
+        click.echo(
+            f"{moved.records} records moved into {results / 'records.parquet'}, {moved.size / 1e6:.1f} MB."
+        )
+        sys.exit(1 if moved.left else 0)
+
+
+@results_.command()
+@_RESULTS
+@_DEBUG
+def expand(results: Path, debug: bool) -> None:
+    """Write the records in records.parquet as files again, byte for byte."""
+    with sentences(debug):
+        from harness.compact import expand as move
+
+        click.echo(f"{move(results).records} records are files again in {results}.")
+
+
+@results_.command()
+@_RESULTS
 @click.option(
     "--what",
     callback=names,
@@ -104,20 +142,25 @@ def import_(archive: Path, results: Path, debug: bool) -> None:
 def prune(results: Path, what: list[str], yes: bool, debug: bool) -> None:
     """List, or with --yes remove, what no table uses: records that newer ones supersede, and the like."""
     with sentences(debug):
+        from harness.compact import drop
         from harness.errors import UserError, nearest
         from harness.prune import WHAT, find_waste
 
         if stray := [word for word in what if word not in WHAT]:
             raise UserError(f"--what {stray[0]}: there is no such waste. {nearest(stray[0], WHAT)}")
         count = size = 0
+        compacted = set[str]()
         for waste in find_waste(results, what):
             click.echo(f"{plain(waste.path)}: {plain(waste.why)}")
             if yes:
+                compacted.add(waste.path.relative_to(results).as_posix())
                 try:
                     waste.path.unlink(missing_ok=True)
                 except OSError as error:
                     raise UserError(f"{waste.path} cannot be removed ({error.strerror or error}).") from error
             count, size = count + 1, size + waste.bytes
+        if compacted:
+            drop(results, compacted)
         done = "removed" if yes else "to remove: add --yes to do so"
         click.echo(f"{count} files, {size / 1e6:.1f} MB {done}.")
 

@@ -22,10 +22,10 @@ def list_suites(results: Path, debug: bool) -> None:
     """Suites that come with ulsad-bench: runs, and their hours by earlier records."""
     with sentences(debug):
         from harness.costs import predicted, size_of
-        from harness.store import recent_records
+        from harness.store import Folder, recent_records
         from harness.suite import load_suite, suite_names
 
-        records = recent_records(results)
+        records = recent_records(Folder(results))
         for name in suite_names():
             suite = load_suite(name)
             size = size_of(suite)

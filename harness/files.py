@@ -76,6 +76,21 @@ def copy_atomically(source: Path, target: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def place_atomically(path: Path, content: bytes) -> None:
+    """Writes one of many files, without waiting for the disk: a crash of the machine may lose it.
+
+    Raises:
+        OSError: the folder cannot be made or written, or the disk is full; the old file stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / temporary_name(path.name)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def is_plain_file(path: Path) -> bool:
     """Whether there is a file, and no link that shows another's content as one's own."""
     try:

@@ -14,11 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from harness.compact import alone
 from harness.errors import UserError
-from harness.files import copy_atomically, is_plain_file
+from harness.files import copy_atomically, is_plain_file, place_atomically
 from harness.spec import RunRecord
-from harness.store import cannot_write, prepare, read_record, record_names, record_path
+from harness.store import Folder, cannot_write, parse_record, prepare, record_names, record_path
 
 # Beside a record, by its key; and in its category's folder, shared by its runs.
 KEPT = (".maps.safetensors", ".view.safetensors", ".parts.safetensors", ".weights.safetensors")
@@ -50,18 +52,19 @@ def merge(sources: Sequence[Path], target: Path) -> Merged:
     Raises:
         UserError: a source is not there, or the target cannot be written.
     """
-    for folder in sources:
-        if not folder.is_dir():
-            raise UserError(f"There is no results folder {folder}: give folders that `bench run` has made.")
+    for source in sources:
+        if not source.is_dir():
+            raise UserError(f"There is no results folder {source}: give folders that `bench run` has made.")
     existing = [target] if target.is_dir() else []
-    folders = list({folder.resolve(): folder for folder in [*existing, *sources]}.values())
+    # The target as it is called here, however else it is called among the sources.
+    folders = [Folder(one) for one in {one.resolve(): one for one in [*sources, *existing]}.values()]
     # In which of the folders a record lies, one bit each: of a million records the names alone take 150 MB.
     places: dict[str, int] = {}
     for bit, folder in enumerate(folders):
-        for name in record_names(folder):
+        for name in record_names(folder.results):
             places[name] = places.get(name, 0) | 1 << bit
 
-    def found_in(bits: int) -> list[Path]:
+    def found_in(bits: int) -> list[Folder]:
         return [folder for bit, folder in enumerate(folders) if bits >> bit & 1]
 
     conflicts = [
@@ -75,52 +78,65 @@ def merge(sources: Sequence[Path], target: Path) -> Merged:
     prepare(target)
     damaged: list[tuple[Path, str]] = []
     records = written = twice = 0
-    try:
-        for name, bits in places.items():
-            good, bad = _readable(name, found_in(bits))
-            damaged += bad
-            if good:
-                records += 1
-                twice += len(good) > 1
-                written += _write(good, target)
-        for folder in folders:
-            _copy_pictures(folder, target)
-    except OSError as error:
-        raise cannot_write(target, error) from error
+    with alone(target):
+        try:
+            for name, bits in places.items():
+                good, bad = _readable(name, found_in(bits))
+                damaged += bad
+                if good:
+                    records += 1
+                    twice += len(good) > 1
+                    written += _write(good, target)
+            for folder in folders:
+                _copy_pictures(folder.results, target)
+        except OSError as error:
+            raise cannot_write(target, error) from error
     return Merged(records, written, twice, (), tuple(damaged))
 
 
-_Found = tuple[Path, RunRecord]
+class _Found(NamedTuple):
+    """A record: the folder it is in, where it is or would be as a file, what it says, and its JSON."""
+
+    folder: Folder
+    path: Path
+    record: RunRecord
+    content: bytes
 
 
-def _readable(name: str, folders: Sequence[Path]) -> tuple[list[_Found], list[tuple[Path, str]]]:
+def _readable(name: str, folders: Sequence[Folder]) -> tuple[list[_Found], list[tuple[Path, str]]]:
     """Returns the records of one name, the one that stays first, and what is no record, with the reason."""
     good, bad = list[_Found](), list[tuple[Path, str]]()
     for folder in folders:
-        path = folder / name
-        record = read_record(path)
+        path = folder.results / name
+        try:
+            content = folder.content(name)
+        except OSError as error:
+            bad.append((path, f"cannot be read: {error.strerror or error}"))
+            continue
+        record = parse_record(content)
         if isinstance(record, str):
             bad.append((path, record))
         # By its run's name, not by the path that somebody gave it: a path may lead anywhere.
         elif record_path(Path(), record.spec, record.key) != Path(name):
             bad.append((path, "lies elsewhere than its run belongs"))
-        elif not is_plain_file(path):
+        elif path.is_symlink():
             bad.append((path, "is a link"))
         else:
-            good.append((path, record))
+            good.append(_Found(folder, path, record, content))
     # The text decides between equals, so that the order of the folders does not.
-    good.sort(key=lambda one: (one[1].outcome == "ok", one[1].finished, one[0].read_bytes()), reverse=True)
+    good.sort(key=lambda one: (one.record.outcome == "ok", one.record.finished, one.content), reverse=True)
     return good, bad
 
 
-def _conflicts(name: str, folders: Sequence[Path]) -> Iterator[str]:
+def _conflicts(name: str, folders: Sequence[Folder]) -> Iterator[str]:
     good, _ = _readable(name, folders)
-    scored = sorted((one for one in good if one[1].outcome == "ok"), key=lambda one: one[0])
-    for path, record in scored[1:]:
-        first, kept = scored[0]
-        if _scores(record) != _scores(kept):
-            what = _difference(kept, record)
-            yield f"{record.spec.label()}: {first} and {path} have different scores ({what})"
+    scored = sorted((one for one in good if one.record.outcome == "ok"), key=lambda one: one.path)
+    for one in scored[1:]:
+        kept = scored[0]
+        if _scores(one.record) != _scores(kept.record):
+            what = _difference(kept.record, one.record)
+            label = one.record.spec.label()
+            yield f"{label}: {kept.path} and {one.path} have different scores ({what})"
 
 
 def _scores(record: RunRecord) -> tuple[object, ...]:
@@ -139,16 +155,18 @@ def _difference(a: RunRecord, b: RunRecord) -> str:
 
 def _write(found: Sequence[_Found], target: Path) -> bool:
     """Puts the record that stays into the target, with what any record of the same scores has beside it."""
-    source, record = found[0]
-    own = record_path(target, record.spec, record.key)
-    changed = not (own.is_file() and own.read_bytes() == source.read_bytes())
+    stays = found[0]
+    own = record_path(target, stays.record.spec, stays.record.key)
     for suffix in KEPT:
         kept = own.with_suffix(suffix)
-        for path, other in found:
-            if other.outcome == "ok" and not kept.exists() and is_plain_file(path.with_suffix(suffix)):
-                copy_atomically(path.with_suffix(suffix), kept)
+        for one in found:
+            beside = one.path.with_suffix(suffix)
+            if one.record.outcome == "ok" and not kept.exists() and is_plain_file(beside):
+                copy_atomically(beside, kept)
+    there = next((one for one in found if one.path == own), None)
+    changed = there is None or there.content != stays.content
     if changed:
-        copy_atomically(source, own)
+        place_atomically(own, stays.content)
     return changed
 
 

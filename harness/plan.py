@@ -30,7 +30,7 @@ from harness.registry import MethodName, source_hash
 from harness.roles import assign, sizes
 from harness.seen import Ended, Seen
 from harness.spec import PROTOCOLS, Identity, RunSpec, Suite, run_key, run_keys
-from harness.store import State, record_path
+from harness.store import Folder, State, record_path
 from harness.weights import Weights, check_strides, find_weights
 
 Overwrite = Literal["never", "failed", "stale", "always"]
@@ -108,8 +108,13 @@ class Category:
     defects: str = ""
 
 
-def make_plan(suite: Suite, options: Options) -> Plan:
+def make_plan(suite: Suite, options: Options, folder: Folder | None = None) -> Plan:
     """Checks every name, hyper-parameter, weight, asset and data folder of a suite, and lists its runs.
+
+    Args:
+        suite: what is asked for.
+        options: where and how.
+        folder: the results folder, where its listing is of use to the caller.
 
     Raises:
         UserError: anything is wrong that would stop a run; nothing has been started.
@@ -137,7 +142,7 @@ def make_plan(suite: Suite, options: Options) -> Plan:
                         assign(*counts, kinds, task.spec)
                     tasks += [task, *_grid(suite, task, chosen)]
     unique = tuple({task.key: task for task in tasks}.values())
-    return _plan(unique, options)
+    return _plan(unique, options, folder or Folder(options.results))
 
 
 def _check_parts(suite: Suite, configured: Sequence[Configured], options: Options) -> None:
@@ -292,9 +297,9 @@ def _split_categories(card: Card, names: Sequence[str]) -> dict[str, tuple[str, 
     return {kind: tuple(name for name in names if has(name, kind)) for kind in kinds}
 
 
-def _plan(tasks: tuple[RunTask, ...], options: Options) -> Plan:
+def _plan(tasks: tuple[RunTask, ...], options: Options, folder: Folder) -> Plan:
     """Finds out which runs have a record that is kept."""
-    seen = Seen(options.results, options.cache)
+    seen = Seen(folder, options.cache)
     done, damaged, planned_on = set(), [], dict[str, State]()
     for task in tasks:
         if (ended := seen.look(task.spec, task.key)) is None:

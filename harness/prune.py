@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.checkpoint import checkpoint_path
 from harness.merge import KEPT, PICTURES
-from harness.store import newest, read_records, record_files, record_path
+from harness.store import Folder, newest, read_records, record_files, record_path
 
 WHAT = ("superseded", "failed", "damaged", "orphans", "checkpoints", "maps", "parts", "weights")
 
@@ -41,16 +41,23 @@ def find_waste(results: Path, what: Collection[str]) -> Iterator[Waste]:
     for path, why in loaded.damaged:
         if "damaged" in what:
             yield from _record(path, f"damaged: {why}")
+    compacted = Folder(results)
     for path, record in records.items():
         if "superseded" in what and record.key not in counting:
-            yield from _record(path, "superseded by a newer record of its run")
+            why = "superseded by a newer record of its run"
         elif "failed" in what and record.outcome != "ok":
-            yield from _record(path, f"without scores: {record.outcome.replace('_', ' ')}")
+            why = f"without scores: {record.outcome.replace('_', ' ')}"
         else:
+            why = ""
             for suffix in KEPT:
                 name = suffix.split(".")[1]
                 if name in what:
                     yield from _file(path.with_suffix(suffix), f"{name} of a record")
+        if not why:
+            continue
+        if not path.exists() and (state := compacted.state(path.relative_to(results).as_posix())):
+            yield Waste(path, f"{why}, compacted", state[1])
+        yield from _record(path, why)
     if "checkpoints" in what:
         for path in sorted(results.glob(f"*/*/*/{checkpoint_path(Path('*.json')).name}")):
             yield from _file(path, "checkpoint")

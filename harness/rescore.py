@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.compact import alone
 from harness.dataset import Card, CategoryData, card_names, load_card, read_category
 from harness.errors import UserError
 from harness.evaluate import Metrics, Truth, evaluate, read_truth
@@ -118,7 +119,8 @@ def rescore(
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         new = old.model_copy(update={"metrics": metrics, "fingerprint": fingerprint, "rescored": now})
         if write:
-            replace_record(results, path, new)
+            with alone(results):
+                replace_record(results, path, new)
             _view(results, path, new, maps, scores, on_disk(spec.dataset, spec.category)[1], cache)
         yield Rescored(old.spec.label(), old, new)
 

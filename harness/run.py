@@ -41,6 +41,7 @@ def run_plan(
     console: Console,
     executor: RunAll = run_all,
     forecast: Forecast | None = None,
+    command: str = "",
 ) -> list[RunRecord]:
     """Executes what a plan has to do, in its order, and returns the new records, each already on disk.
 
@@ -53,6 +54,7 @@ def run_plan(
         console: where to write.
         executor: what executes them.
         forecast: predicts the time that is left.
+        command: the command line, for the records.
 
     Raises:
         UserError: the results folder or the images are not fit for the runs; none has been started.
@@ -81,6 +83,7 @@ def run_plan(
             take_over()
             if record is None:
                 continue
+            record = record.model_copy(update={"command": command})
             path = write_record(results, record)
             claims.release(record.key)
             # What had no memory or time enough may go on where it was, with more of it.
@@ -92,7 +95,7 @@ def run_plan(
         take_over()
         for task in plan.todo:
             if task.made_from is not None:
-                record = make_record(task)
+                record = make_record(task).model_copy(update={"command": command})
                 write_record(results, record)
                 records.append(record)
                 display.finished(record)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import NamedTuple
 
 from harness.files import SETTLED_NS, write_atomically
 from harness.spec import RunSpec, slug
-from harness.store import read_record, state_of
+from harness.store import Folder, read_record, state_of
 
 _FORMAT = 1
 # Fewer records than these are read in no time, and leave no file behind.
@@ -42,27 +41,30 @@ class Ended(NamedTuple):
 
 
 class Seen:
-    """The records of a results folder."""
+    """The records of a results folder; compacted ones say by themselves how their runs ended."""
 
-    def __init__(self, results: Path, cache: Path) -> None:
+    def __init__(self, results: Folder, cache: Path) -> None:
         self._results = results
-        name = hashlib.sha256(str(results.resolve()).encode()).hexdigest()[:16]
+        name = hashlib.sha256(str(results.results.resolve()).encode()).hexdigest()[:16]
         self._file = cache / "seen" / f"{name}.json"
         self._known = self._remembered()
-        self._entries: dict[str, dict[str, os.DirEntry[str]]] = {}
         self._found: dict[str, Ended] = {}
         self._folders: dict[tuple[str, str, str], str] = {}
 
     def look(self, spec: RunSpec, key: str) -> Ended | None:
-        """Returns how a run ended, ``None`` where it has no record."""
+        """Returns how a run ended, ``None`` where it has no record.
+
+        Raises:
+            UserError: a folder in the results cannot be read, or the compacted records cannot.
+        """
         folder = self._folder(spec)
-        entry = self._inside(folder).get(f"{key}.json")
+        path = f"{folder}{key}.json"
+        entry = self._results.inside(folder).get(f"{key}.json")
         if entry is None or (state := state_of(entry)) is None:
-            return None
-        path = f"{folder}/{key}.json"
+            return self._compacted(path)
         known = self._known.get(path)
         if known is None or known.state != state:
-            record = read_record(self._results / path)
+            record = read_record(self._results.results / path)
             known = (
                 Ended(state, "", 0, record)
                 if isinstance(record, str)
@@ -73,7 +75,7 @@ class Seen:
 
     def kept(self, spec: RunSpec, key: str, keep: Iterable[str]) -> bool:
         """Whether all artefacts lie beside a record."""
-        inside = self._inside(self._folder(spec))
+        inside = self._results.inside(self._folder(spec))
         return all(f"{key}.{what}.safetensors" in inside for what in keep)
 
     def remember(self) -> None:
@@ -96,18 +98,14 @@ class Seen:
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 
+    def _compacted(self, path: str) -> Ended | None:
+        there = self._results.compacted()
+        if there is None or (known := there.known(path)) is None:
+            return None
+        return Ended((0, known.size, known.modified), known.outcome, known.metrics_version)
+
     def _folder(self, spec: RunSpec) -> str:
         own = (spec.dataset, spec.category, spec.method)
         if own not in self._folders:
-            self._folders[own] = "/".join(slug(part) for part in own)
+            self._folders[own] = "".join(f"{slug(part)}/" for part in own)
         return self._folders[own]
-
-    def _inside(self, folder: str) -> dict[str, os.DirEntry[str]]:
-        if folder not in self._entries:
-            try:
-                # A hundred thousand paths of pathlib's take seconds.
-                with os.scandir(self._results / folder) as entries:
-                    self._entries[folder] = {entry.name: entry for entry in entries}
-            except OSError:
-                self._entries[folder] = {}
-        return self._entries[folder]

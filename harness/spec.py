@@ -278,6 +278,7 @@ class RunRecord(Frozen):
         checksum: over everything else, as it was written; empty in records from before there was one.
         made_from: key of the run whose kept parts this record was made from, without a training of its own;
             empty for a run.
+        command: the command line, without secrets; see ``harness.provenance``. Empty in records from before.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -307,6 +308,7 @@ class RunRecord(Frozen):
     rescored: str = ""
     checksum: str = ""
     made_from: str = ""
+    command: str = ""
 
 
 class Suite(Frozen):

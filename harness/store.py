@@ -1,6 +1,8 @@
 """The results folder: one JSON file per run, there whole or not at all; two folders merge by copying.
 
-Layout: ``results/<dataset>/<category>/<method>/<key>.json``; what a run was asked to keep lies beside its
+Layout: ``results/<dataset>/<category>/<method>/<key>.json``. Of very many the files are put into one,
+``records.parquet`` (:mod:`harness.compact`); all that reads records finds them there as if they were files.
+Where a record is in both, the file counts: it was written later. What a run was asked to keep lies beside its
 record as ``<key>.maps.safetensors`` and ``<key>.weights.safetensors``, what a report shows of maps as
 ``<key>.view.safetensors`` (:mod:`harness.views`), and pictures of the test images in the category's folder
 (:mod:`harness.pictures`).
@@ -12,15 +14,18 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from heapq import nlargest
+from heapq import merge, nlargest
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from harness.errors import UserError
 from harness.files import read_bounded, remove_leftovers, write_atomically
+from harness.parquet import COMPACTED as COMPACTED
+from harness.parquet import Compacted, parts
 from harness.spec import SCHEMA_VERSION, RunRecord, RunSpec, checksum, slug
 
 # A record of a thousand epochs takes a few hundred kB; one may come from anybody.
@@ -29,6 +34,7 @@ _KEY = re.compile("[0-9a-f]{16}")
 
 
 # What tells whether a file has been written anew: inode, size and time of change; None where there is none.
+# The inode is 0 where the record is compacted.
 State = tuple[int, int, int] | None
 
 
@@ -85,12 +91,126 @@ def state_of(file: Path | os.DirEntry[str]) -> State:
 
 
 def read_record(path: Path) -> RunRecord | str:
-    """Returns a record, or in a few words why the file is none."""
+    """Returns a record, or in a few words why the file is none.
+
+    Raises:
+        UserError: it is compacted, and that cannot be read.
+    """
     try:
         content = read_bounded(path, LARGEST)
     except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
+        if not (isinstance(error, FileNotFoundError) and len(path.parents) > 3):
+            return f"cannot be read: {error.strerror or error}"
+        folder = Folder(path.parents[3])
+        return folder.record(path.relative_to(folder.results).as_posix())
     return parse_record(content)
+
+
+def changed(state: State, earlier: State) -> bool:
+    """Whether a record is another than it was; to be compacted, or to be a file again, changes nothing."""
+    if state and earlier and 0 in (state[0], earlier[0]):
+        return state[1:] != earlier[1:]
+    return state != earlier
+
+
+class Folder:
+    """The records of a results folder, be they files or compacted; folders in it are listed once.
+
+    Others may compact and expand them meanwhile.
+
+    Args:
+        results: the folder, which need not be there.
+    """
+
+    def __init__(self, results: Path) -> None:
+        self.results = results
+        self._listed: dict[str, dict[str, os.DirEntry[str]]] = {}
+        self._compacted: Compacted | None = None
+        self._state: State = None
+
+    def compacted(self) -> Compacted | None:
+        """Returns the compacted records as they are now.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+        path = self.results / COMPACTED
+        if (state := state_of(path)) != self._state:
+            self._compacted = Compacted(path) if state else None
+            self._state = state
+        return self._compacted
+
+    def inside(self, folder: str) -> dict[str, os.DirEntry[str]]:
+        """Returns the entries of a folder within the results, in order; none where there is no such folder.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        if folder not in self._listed:
+            self._listed[folder] = {entry.name: entry for entry in _inside(self.results, folder)}
+        return self._listed[folder]
+
+    def states(self) -> Iterator[tuple[str, State]]:
+        """Yields where records lie, in no order, and what tells their content from another.
+
+        Raises:
+            UserError: a folder cannot be read, or the compacted records cannot.
+        """
+        files = set[str]()
+        for folder in _folders(self.results):
+            for name, entry in self.inside(folder).items():
+                if name.endswith(".json") and (state := state_of(entry)):
+                    files.add(f"{folder}{name}")
+                    yield f"{folder}{name}", state
+        if there := self.compacted():
+            for name in there.names():
+                if name not in files:
+                    yield name, self.compacted_state(name)
+
+    def state(self, name: str) -> State:
+        """Returns what tells a record's present content from another, be it a file or compacted.
+
+        Raises:
+            UserError: the compacted records cannot be read.
+        """
+        return state_of(self.results / name) or self.compacted_state(name)
+
+    def compacted_state(self, name: str) -> State:
+        """Returns the state of a compacted record, ``None`` where there is none.
+
+        Raises:
+            UserError: the compacted records cannot be read.
+        """
+        there = self.compacted()
+        known = there.known(name) if there else None
+        return known and (0, known.size, known.modified)
+
+    def content(self, name: str) -> bytes:
+        """Returns a record's JSON; one after the other in their order is quickest.
+
+        Raises:
+            OSError: there is no such record, or it cannot be read.
+            UserError: the compacted records cannot be read.
+        """
+        path = self.results / name
+        with suppress(FileNotFoundError):
+            return read_bounded(path, LARGEST)
+        with suppress(KeyError):
+            if there := self.compacted():
+                return there.json(name)
+        # Where it has been expanded since, it is a file now.
+        return read_bounded(path, LARGEST)
+
+    def record(self, name: str) -> RunRecord | str:
+        """Returns a record, or in a few words why it is none.
+
+        Raises:
+            UserError: the compacted records cannot be read.
+        """
+        try:
+            return parse_record(self.content(name))
+        except OSError as error:
+            return f"cannot be read: {error.strerror or error}"
 
 
 def parse_record(content: bytes) -> RunRecord | str:
@@ -113,17 +233,18 @@ def read_records(results: Path) -> Loaded:
     Raises:
         UserError: there is no such folder, or one in it cannot be read.
     """
+    folder = Folder(results)
     records, damaged = [], []
-    for path in record_files(results):
-        record = read_record(path)
+    for name in record_names(results):
+        record = folder.record(name)
         if isinstance(record, str):
-            damaged.append((path, record))
+            damaged.append((results / name, record))
         else:
             records.append(record)
     return Loaded(tuple(records), tuple(damaged))
 
 
-def recent_records(results: Path, each: int = 50) -> list[RunRecord]:
+def recent_records(folder: Folder, each: int = 50) -> list[RunRecord]:
     """Reads the records that were written last, so many of each method's name.
 
     Where there is no such folder there are none. Reading a hundred thousand takes a minute, and to predict
@@ -132,14 +253,12 @@ def recent_records(results: Path, each: int = 50) -> list[RunRecord]:
     Raises:
         UserError: a folder in it cannot be read.
     """
-    if not results.is_dir():
-        return []
     by_method: dict[str, list[tuple[int, str]]] = {}
-    for name in record_names(results):
-        if state := state_of(results / name):
+    for name, state in folder.states():
+        if state:
             by_method.setdefault(name.split("/")[2], []).append((state[2], name))
     chosen = [name for found in by_method.values() for _, name in nlargest(each, found)]
-    read = (read_record(results / name) for name in chosen)
+    read = (folder.record(name) for name in sorted(chosen, key=parts))
     return [record for record in read if isinstance(record, RunRecord)]
 
 
@@ -161,24 +280,48 @@ def record_files(results: Path) -> list[Path]:
 
 
 def record_names(results: Path) -> list[str]:
-    """Returns where all records lie within the folder, in order, with slashes.
+    """Returns where all records lie within the folder, in order, with slashes; also those of compacted ones.
 
     Raises:
-        UserError: there is no such folder, or one in it cannot be read.
+        UserError: there is no such folder, one in it cannot be read, or the compacted records cannot.
     """
     if not results.is_dir():
         raise UserError(f"There is no results folder {results}: run `bench run` first, or give --results.")
+    folder = Folder(results)
+    while True:
+        before = folder.compacted()
+        files = file_names(results)
+        # Else records have moved from one to the other, and may have been in neither when it was listed.
+        if folder.compacted() is before:
+            break
+    if before is None:
+        return files
+    names = before.names()
+    return list(dict.fromkeys(merge(files, names, key=parts))) if files else names
+
+
+def file_names(results: Path) -> list[str]:
+    """Returns where the records lie that are files, in order, with slashes.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    return [
+        f"{folder}{entry.name}"
+        for folder in _folders(results)
+        for entry in _inside(results, folder)
+        if entry.name.endswith(".json")
+    ]
+
+
+def _folders(results: Path) -> list[str]:
+    """The folders that records lie in, in order."""
     # Exactly this depth: a report or a copied folder inside the results is not taken for records.
     folders = [""]
     for _ in range(3):
         found = ((folder, entry) for folder in folders for entry in _inside(results, folder))
         folders = [f"{folder}{entry.name}/" for folder, entry in found if entry.is_dir()]
-    return [
-        f"{folder}{entry.name}"
-        for folder in folders
-        for entry in _inside(results, folder)
-        if entry.name.endswith(".json")
-    ]
+    return folders
 
 
 def _inside(results: Path, folder: str) -> list[os.DirEntry[str]]:

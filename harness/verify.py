@@ -18,11 +18,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from harness.dataset import NORMAL
-from harness.files import read_bounded
 from harness.maps import DamagedMapsError, load_maps
 from harness.metrics import METRICS_VERSION
 from harness.spec import KINDS_MEAN, PROTOCOLS, RunRecord, checksum, fingerprint, run_key
-from harness.store import LARGEST, parse_record, record_names, record_path
+from harness.store import Folder, file_names, parse_record, record_names, record_path
 
 _TOLERANCE = 1e-9
 # What an allocator may have had in hand before a run began, so that its peak does not show it.
@@ -51,10 +50,11 @@ def verify(results: Path) -> Iterator[Verdict]:
     Raises:
         UserError: there is no such folder, or one in it cannot be read.
     """
+    folder = Folder(results)
     for name in record_names(results):
         path = results / name
         try:
-            content = read_bounded(path, LARGEST)
+            content = folder.content(name)
         except OSError as error:
             yield Verdict(path, (f"cannot be read: {error.strerror or error}",))
             continue
@@ -70,6 +70,16 @@ def verify(results: Path) -> Iterator[Verdict]:
             wrong.append("lies elsewhere than its run belongs")
         wrong += _beside(path, record)
         yield Verdict(path, tuple(wrong), sealed=bool(record.checksum))
+
+
+def twice(results: Path) -> int:
+    """Returns how many records are files and compacted too; the files count.
+
+    Raises:
+        UserError: a folder in the results cannot be read, or the compacted records cannot.
+    """
+    there = Folder(results).compacted()
+    return sum(there.known(name) is not None for name in file_names(results)) if there else 0
 
 
 def mistakes(record: RunRecord, content: Mapping[str, Any]) -> Iterator[str]:

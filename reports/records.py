@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, create_model
 
 from harness.files import SETTLED_NS, cache_dir, remove_leftovers, write_atomically
 from harness.spec import RunRecord
-from harness.store import Loaded, read_record, record_names
+from harness.store import COMPACTED, Folder, Loaded, record_names
 
 # Fewer records than these are read in no time, and leave no file behind.
 FEW = 1000
@@ -39,6 +39,7 @@ _SHARED = (
     "citation",
     "remarks",
     "suite",
+    "command",
 )
 # Numbers that a million of lie apart from the JSON, whose reader takes most of the time.
 _NUMBERS = ("metrics", "metrics_last")
@@ -90,11 +91,14 @@ def _load(results: Path, names: Sequence[str], place: Path | None) -> Loaded:
     kept: _Known = {}
     records, damaged = [], []
     settled = time.time_ns() - SETTLED_NS
+    folder, compacted = Folder(results), _stamp(f"{results}/{COMPACTED}")
     for name in names:
         stamp = _stamp(f"{results}/{name}")
+        if stamp.size < 0:
+            stamp = compacted
         found = known.get(name)
         if found is None or found[0] != stamp:
-            record = read_record(results / name)
+            record = folder.record(name)
             if isinstance(record, str):
                 damaged.append((results / name, record))
                 continue

@@ -15,6 +15,20 @@ if TYPE_CHECKING:
     from harness.spec import RunRecord
 
 
+# What a record says of a run that was tried twice.
+AGAIN = "A run was out of memory at first and was tried once more, alone on its device."
+
+
+def once_more(record: RunRecord | None) -> bool:
+    """Whether a run is tried once more, with nothing else on its device."""
+    return record is not None and record.outcome == "out_of_memory"
+
+
+def tried_again(record: RunRecord) -> RunRecord:
+    """Returns the record of the second time, which says so, whatever came of it."""
+    return record.model_copy(update={"remarks": [*record.remarks, AGAIN]})
+
+
 class RunAll(Protocol):
     """Executes runs and yields a record for each as they end.
 

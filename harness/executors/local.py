@@ -27,6 +27,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from harness.checkpoint import Interrupted
 from harness.errors import Terminated, terminable
+from harness.executors import once_more, tried_again
 from harness.executors.packing import Room
 from harness.method import Epoch
 from harness.spec import RunRecord
@@ -40,8 +41,6 @@ Progress = Callable[["RunTask", Epoch], None]
 SILENCE = 900.0
 # Seconds that runs have to end or to be saved where the system asks for the end; clusters give 30.
 GRACE = 20.0
-# What a record says of a run that was tried twice.
-AGAIN = "A run was out of memory at first and was tried once more, alone on its device."
 
 
 class _Line(NamedTuple):
@@ -150,9 +149,9 @@ class _Slot(threading.Thread):
                     continue
                 task = replace(given, device=self._device)
                 record = self._run(task, task.share, first=True)
-                if record is not None and record.outcome == "out_of_memory":
+                if once_more(record):
                     record = self._run(task, math.inf, first=False)
-                    record = record and record.model_copy(update={"remarks": [*record.remarks, AGAIN]})
+                    record = record and tried_again(record)
                 if record is None:
                     break
                 self._said.put((task, record))

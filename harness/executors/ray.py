@@ -2,7 +2,8 @@
 
 The driver takes as many runs as the cluster has room for, and starts a run again whose worker process or node
 is lost. Ray would do that by itself (``max_retries``), but does not tell: a run that waits for another worker
-could not be told from one that takes too long. What goes wrong inside a run is in its record, and final.
+could not be told from one that takes too long. What goes wrong inside a run is in its record, and final; but
+one that was out of memory is tried once more, with a whole GPU or all CPUs of a node to itself.
 
 Each run has a process of its own, see :mod:`harness.executors.ray_work`; it tells of itself every second to
 an actor, which the driver asks for news.
@@ -32,7 +33,7 @@ import ray
 from ray import exceptions
 
 from harness.errors import Terminated, UserError, terminable
-from harness.executors import Place
+from harness.executors import Place, once_more, tried_again
 from harness.executors.local import GRACE, SILENCE
 from harness.executors.ray_work import Host, Post, Said, work
 from harness.executors.travel import pack, package
@@ -61,8 +62,8 @@ def connected(address: str | None, device: str, per_run: float) -> Iterator[Plac
     """Joins a cluster, or starts one on this machine and ends it at the end.
 
     Args:
-        address: ``auto`` for the cluster that this machine belongs to, ``host:port`` or ``ray://host:port``;
-            ``None`` for one of this machine's own.
+        address: ``auto`` for the cluster that this machine belongs to, or ``host:port``; ``None`` for one of
+            this machine's own.
         device: ``auto`` (GPUs if there are any), ``cpu`` or ``cuda``.
         per_run: GPUs of each run, or CPUs where there are none.
 
@@ -72,6 +73,11 @@ def connected(address: str | None, device: str, per_run: float) -> Iterator[Plac
     if device not in _DEVICES:
         raise UserError(
             f"--device {device}: Ray chooses the GPU of each run, so that there are {', '.join(_DEVICES)}."
+        )
+    if address is not None and address.startswith("ray://"):
+        raise UserError(
+            f"--address {address}: a driver outside the cluster (Ray's client) is not supported: run this on "
+            "a machine of the cluster, with --address auto or host:6379."
         )
     # Ray puts its own in this one's place.
     at_end = signal.getsignal(signal.SIGTERM)
@@ -111,7 +117,7 @@ def _start(folder: str) -> None:
 
 
 def _join(address: str) -> None:
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    host, colon, port = address.rpartition(":")
     try:
         if colon and port.isdigit():
             # Ray itself would try for minutes.
@@ -154,6 +160,8 @@ class _Going:
     Attributes:
         ref: of what comes of it.
         attempt: how often it has been started, with this time.
+        lost: how often its worker or node was lost.
+        alone: whether it has its device to itself, having been out of memory beside others.
         told: whether the caller knows that it has begun.
         began: when the present attempt did; ``None`` while it waits.
         heard: when something was last heard of it.
@@ -163,6 +171,8 @@ class _Going:
     task: RunTask
     ref: Any
     attempt: int = 1
+    lost: int = 0
+    alone: bool = False
     told: bool = False
     began: float | None = None
     heard: float = 0.0
@@ -250,12 +260,25 @@ class _Cluster:
             if task is None:
                 break
             task = replace(task, device=device)
-            going[task.key] = _Going(task, self._submit(task, 1))
+            going[task.key] = _Going(task, self._submit(task, 1, alone=False))
         return True
 
-    def _submit(self, task: RunTask, attempt: int) -> Any:
+    def _submit(self, task: RunTask, attempt: int, alone: bool) -> Any:
         given = pack(task) if self._may_grow else task
-        return self._remote.options(name=task.spec.label()).remote(given, self._post, attempt, self._per_run)
+        amount = self._whole() if alone else {}
+        options = self._remote.options(name=task.spec.label(), **amount)
+        return options.remote(given, self._post, attempt, self._per_run)
+
+    def _whole(self) -> dict[str, float]:
+        """What Ray is asked for so that nothing else is on the device: a whole GPU, or a node's CPUs."""
+        if self._kind == "GPU":
+            return {"num_gpus": max(math.ceil(self._per_run), 1)}
+        nodes = (node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"])
+        return {"num_cpus": max(*nodes, self._per_run)}
+
+    def _start_again(self, one: _Going) -> None:
+        one.attempt, one.began = one.attempt + 1, None
+        one.ref = self._submit(one.task, one.attempt, one.alone)
 
     def _leave(self, going: dict[str, _Going]) -> None:
         """Asks runs to be saved and left; those that wait are called off."""
@@ -308,10 +331,11 @@ class _Cluster:
         except _LOST as error:
             if leaving:
                 return None
-            if one.attempt > RETRIES:
+            one.lost += 1
+            if one.lost > RETRIES:
                 return _failed(one, *_loss(one, error))
-            one.attempt, one.began = one.attempt + 1, None
-            one.ref = self._submit(one.task, one.attempt)
+            one.alone = one.alone or isinstance(error, exceptions.OutOfMemoryError)
+            self._start_again(one)
             return None
         # Ray raises a RuntimeError where a node cannot even import this module.
         except (exceptions.RuntimeEnvSetupError, ImportError, RuntimeError) as error:
@@ -323,7 +347,14 @@ class _Cluster:
         if text is None:
             return None
         record = RunRecord.model_validate_json(text)
-        return record.model_copy(update={"environment": self._commit | record.environment})
+        if once_more(record) and not one.alone:
+            if leaving:
+                return None
+            one.alone = True
+            self._start_again(one)
+            return None
+        record = record.model_copy(update={"environment": self._commit | record.environment})
+        return tried_again(record) if one.alone else record
 
 
 def _cancel(runs: Any) -> None:
@@ -349,7 +380,7 @@ def _overdue(one: _Going, timeout: float | None) -> RunRecord | None:
 
 
 def _loss(one: _Going, error: BaseException) -> tuple[Outcome, str]:
-    times = f"{one.attempt} times, last on {one.host or 'a node that had not yet told its name'}"
+    times = f"{one.lost} times, last on {one.host or 'a node that had not yet told its name'}"
     if isinstance(error, exceptions.OutOfMemoryError):
         return "out_of_memory", f"the worker process was ended by Ray {times}: the node's memory ran out"
     if isinstance(error, exceptions.NodeDiedError):
@@ -365,4 +396,5 @@ def _failed(one: _Going, outcome: Outcome, message: str) -> RunRecord:
 
     # The driver need not have the device that the run was on.
     record = failed(replace(one.task, device="cpu"), outcome, message)
-    return record.model_copy(update={"environment": one.environment})
+    record = record.model_copy(update={"environment": one.environment})
+    return tried_again(record) if one.alone else record

@@ -152,7 +152,7 @@ def records(place: Path) -> dict[str, RunRecord]:
 
 
 # What differs from run to run.
-OWN = ("timings", "peak_memory", "efficiency", "finished", "environment", "resumed", "checksum")
+OWN = ("timings", "peak_memory", "efficiency", "finished", "environment", "resumed", "checksum", "command")
 
 
 def undisturbed(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from harness.method import Epoch
 from harness.order import images_of, in_order, ordered, work_of
 from harness.plan import Options, Plan, make_plan
 from harness.spec import Identity, RunRecord, RunSpec, Suite, Timings, fingerprint
-from harness.store import recent_records, write_record
+from harness.store import Folder, recent_records, write_record
 from harness.time_left import TimeLeft
 from tests.harness import simulate
 from tests.harness.places import OWN, hexadecimal, inside, make_place
@@ -118,12 +118,12 @@ def test_a_forecast_learns() -> None:
 
 
 def test_of_many_records_the_last_ones_of_each_method_are_read(tmp_path: Path) -> None:
-    assert recent_records(tmp_path / "none") == []
+    assert recent_records(Folder(tmp_path / "none")) == []
     for i in range(6):
         write_record(tmp_path, earlier(spec={"seed": i}))
     write_record(tmp_path, earlier(spec={"method": "n"}))
     (tmp_path / "d" / "c" / "m" / "broken.json").write_text("{")
-    found = recent_records(tmp_path, each=3)
+    found = recent_records(Folder(tmp_path), each=3)
     assert sorted((r.spec.method, r.spec.seed) for r in found) == [("m", 4), ("m", 5), ("n", 0)]
 
 

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from safetensors.numpy import load_file
 from harness.claims import SUFFIX
 from harness.cli import run
 from harness.errors import UserError
-from harness.executors import executor
+from harness.executors import AGAIN, executor
 from harness.executors.travel import pack, package, unpack
 from harness.plan import Options, Plan, make_plan
 from harness.spec import RunRecord, Suite
@@ -107,10 +108,18 @@ def test_no_cluster_at_an_address_is_said_at_once() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-    for given in (address, f"ray://{address}"):
-        message = f"There is no Ray cluster to join at '{given}' (.*): start one by `ray start --head`"
-        with pytest.raises(UserError, match=message), executor("ray", "auto", given, None):
-            pass
+    message = f"There is no Ray cluster to join at '{address}' (.*): start one by `ray start --head`"
+    with pytest.raises(UserError, match=message), executor("ray", "auto", address, None):
+        pass
+
+
+@with_ray
+def test_rays_client_is_not_supported_and_that_is_said_at_once() -> None:
+    message = (
+        "--address ray://head:10001: a driver outside the cluster .* is not supported: run this on a mach"
+    )
+    with pytest.raises(UserError, match=message), executor("ray", "auto", "ray://head:10001", None):
+        pass
 
 
 # What travels
@@ -394,6 +403,62 @@ def test_methods_that_raise_hang_and_die(place: Path, spawn: Spawn, cluster: Any
     assert len(diary(place)) == 1 + 4 + 1, "only what was lost is started again"
     assert {record.outcome for record in records(place).values()} == {"failed", "timeout"}
     assert all(record.environment["device"] == "cpu" for record in records(place).values())
+
+
+@with_ray
+@pytest.mark.slow
+def test_a_run_that_was_out_of_memory_is_tried_once_more_alone(place: Path, spawn: Spawn) -> None:
+    from ray.cluster_utils import Cluster
+
+    # Two CPUs on the one node: two runs at a time, of which the other is long.
+    found = Cluster()
+    found.add_node(
+        num_cpus=2, object_store_memory=10**8, include_dashboard=False, env_vars=surroundings(place)
+    )
+    methods = "mine.py:Mine[wait=3],mine.py:Mine[fault=memory]"
+    more = ("--categories", "a", "--measure", "0", "--executor", "ray", "--address", found.address)
+    try:
+        assert end(spawn(*with_fault("[fault=memory once]", *more)))[0] == 0
+        code, out, _ = end(spawn(WORDS[0], "--methods", methods, *WORDS[3:], *more))
+    finally:
+        found.shutdown()
+    assert code == 1, "one was out of memory both times"
+    by_fault = {record.spec.params.get("fault", ""): record for record in records(place).values()}
+    outcomes = {fault: (record.outcome, record.remarks) for fault, record in by_fault.items()}
+    assert outcomes == {
+        "memory once": ("ok", [AGAIN]),
+        "": ("ok", []),
+        "memory": ("out_of_memory", [AGAIN]),
+    }
+    assert len(diary(place)) == 5
+    assert out.count(": started") == 2
+
+
+@with_ray
+def test_alone_is_a_whole_gpu_or_all_cpus_of_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.executors import ray as module
+
+    class Remote:
+        asked: ClassVar[list[dict[str, Any]]] = []
+
+        def options(self, **given: Any) -> Remote:
+            self.asked.append({name: value for name, value in given.items() if name != "name"})
+            return self
+
+        def remote(self, *_: object) -> None:
+            return None
+
+    nodes = [
+        {"Alive": alive, "Resources": {"CPU": cpus}} for alive, cpus in ((True, 4), (True, 8), (False, 16))
+    ]
+    monkeypatch.setattr(module.ray, "nodes", lambda: nodes)
+    task: Any = SimpleNamespace(spec=SimpleNamespace(label=lambda: "a run"))
+    for kind, per_run in (("GPU", 0.5), ("GPU", 2.0), ("CPU", 1.0)):
+        cluster = object.__new__(module._Cluster)
+        cluster.__dict__.update(_kind=kind, _per_run=per_run, _may_grow=False, _remote=Remote(), _post=None)
+        for alone in (False, True):
+            cluster._submit(task, 1, alone)
+    assert Remote.asked == [{}, {"num_gpus": 1}, {}, {"num_gpus": 2}, {}, {"num_cpus": 8}]
 
 
 @with_ray

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from harness.cli import main
-from harness.executors.local import AGAIN
+from harness.executors import AGAIN
 from tests.harness.places import RUN, command, environment, make_place, records, undisturbed
 
 
@@ -48,6 +48,8 @@ def test_a_private_method_gets_into_the_leaderboard_and_runs_are_reused(place: P
     assert done.returncode == 0, done.stderr
     first = scores(place)
     assert len(first) == 4
+    typed = " ".join(["bench", *RUN, "--seeds", "0,1"])
+    assert {record.command for record in records(place).values()} == {typed}
     rows = list(csv.DictReader((place / "report" / "leaderboard.csv").open()))
     mean = [r for r in rows if r["category"] == "mean" and r["metric"] == "image_auroc"]
     assert [(r["method"], r["mean"], r["complete"]) for r in mean] == [("mine.py:Mine", "100.0", "4 of 4")]

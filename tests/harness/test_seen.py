@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from harness import seen as module
+from harness import store
 from harness.seen import Seen
 from harness.spec import RunRecord
-from harness.store import record_path
+from harness.store import Folder, recent_records, record_path
 
 MUSEUM = Path(__file__).parent / "museum"
 
@@ -30,7 +32,7 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunRecord:
 
 
 def look(tmp_path: Path, record: RunRecord) -> module.Ended | None:
-    seen = Seen(tmp_path / "results", tmp_path / "cache")
+    seen = Seen(Folder(tmp_path / "results"), tmp_path / "cache")
     found = seen.look(record.spec, record.key)
     seen.remember()
     return found
@@ -84,6 +86,22 @@ def test_a_damaged_memory_is_as_none(tmp_path: Path, record: RunRecord, content:
 def test_artefacts_lie_beside_their_record(tmp_path: Path, record: RunRecord) -> None:
     path = record_path(tmp_path / "results", record.spec, record.key)
     path.with_suffix(".maps.safetensors").touch()
-    seen = Seen(tmp_path / "results", tmp_path / "cache")
+    seen = Seen(Folder(tmp_path / "results"), tmp_path / "cache")
     assert seen.kept(record.spec, record.key, ["maps"])
     assert not seen.kept(record.spec, record.key, ["maps", "weights"])
+
+
+def test_the_plan_and_the_forecast_list_a_folder_once(
+    tmp_path: Path, record: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[str] = []
+
+    def scandir(path: Path) -> object:
+        listed.append(str(path))
+        return os.scandir(path)
+
+    monkeypatch.setattr(store, "os", SimpleNamespace(**vars(os) | {"scandir": scandir}))
+    folder = Folder(tmp_path / "results")
+    assert Seen(folder, tmp_path / "cache").look(record.spec, record.key) is not None
+    assert recent_records(folder) == [record]
+    assert len(listed) == len(set(listed)) == 4

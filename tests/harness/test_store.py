@@ -40,6 +40,7 @@ LATER = {
     "resumed": "2026-resumed-paper",
     "checksum": "2026-checksum",
     "operating": "2026-operating",
+    "command": "2026-command",
     **dict.fromkeys(
         (
             "spec.contamination",

@@ -51,11 +51,12 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that are read from now on."""
     read: list[Path] = []
 
-    def reading(path: Path) -> RunRecord | str:
-        read.append(path)
-        return store.read_record(path)
+    class Reading(store.Folder):
+        def record(self, name: str) -> RunRecord | str:
+            read.append(self.results / name)
+            return super().record(name)
 
-    monkeypatch.setattr(records, "read_record", reading)
+    monkeypatch.setattr(records, "Folder", Reading)
     return read
 
 
