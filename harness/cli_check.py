@@ -147,8 +147,9 @@ def check(
 @click.command()
 @click.argument("file", type=_FILE)
 @click.option("--cell", default="", help="Only cells whose name contains this.")
+@click.option("-o", "--output", type=_FILE, help="Draw it too, into an HTML file.")
 @_DEBUG
-def history(file: Path, cell: str, debug: bool) -> None:
+def history(file: Path, cell: str, output: Path | None, debug: bool) -> None:
     """Print the course of every cell over the checks of a history, with its change points."""
     with sentences(debug):
         from rich.console import Console
@@ -164,13 +165,19 @@ def history(file: Path, cell: str, debug: bool) -> None:
         table = Table(box=None, pad_edge=False)
         for heading in ("cell", "value", "checks", "first", "last", "course", "changes"):
             table.add_column(heading, overflow="fold")
-        for course in courses(nights, cell):
+        found = list(courses(nights, cell))
+        for course in found:
             ends = (f"{course.values[at]:.4g}" for at in (0, -1))
             changes = "; ".join(course.described())
             texts = (course.cell, course.what, len(course.values), *ends, course.spark(), changes)
             table.add_row(*(Text(plain(text)) for text in texts))
         Console(highlight=False).print(table)
         click.echo(f"{len(nights)} checks, the last on {plain(nights[-1].time)}: {nights[-1].answer}.")
+        if output:
+            from harness.check.history_page import page
+
+            _write(output, page(nights, found).encode())
+            click.echo(f"Charts: {plain(output)}")
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from harness.errors import UserError
 from harness.evaluate import Metrics, evaluate, read_truth, recorded
 from harness.images import data_fingerprint, load_images, read_resized
 from harness.machine import environment
-from harness.maps import save_maps, save_parts
+from harness.maps import KeptParts, save_maps, save_parts
 from harness.measure import PeakMemory, Stopwatch, count_parameters
 from harness.method import Epoch, Images, Method, Prediction, TrainingData
 from harness.metrics import METRICS_VERSION, image_metrics
@@ -351,9 +351,9 @@ class _Run:
             state_bytes=sum(tensor.nbytes for tensor in self.method.state_dict().values()),
         )
 
-    def _raw(self) -> dict[str, NDArray[np.float32]]:
+    def _raw(self, images: Images) -> dict[str, NDArray[np.float32]]:
         with torch.no_grad():
-            batches = [self.method.raw(batch) for batch in self.parts.test.batches(BATCH)]
+            batches = [self.method.raw(batch) for batch in images.batches(BATCH)]
         return {name: np.concatenate([b[name].float().cpu().numpy() for b in batches]) for name in batches[0]}
 
     def _metrics(self, scores: _Scores) -> Metrics:
@@ -380,7 +380,8 @@ class _Run:
             )
         if "parts" in self.task.keep:
             statistics = {name: t.cpu().numpy() for name, t in self.method.statistics().items()}
-            save_parts(record.with_suffix(".parts.safetensors"), self._raw(), statistics)
+            parts = KeptParts(self._raw(self.parts.test), self._raw(self.parts.validation), statistics)
+            save_parts(record.with_suffix(".parts.safetensors"), parts)
         if "weights" in self.task.keep:
             save_state(record, self.method)
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import product
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from harness.assess import BATCH
 from harness.dataset import load_card, read_category
 from harness.errors import UserError
-from harness.evaluate import evaluate, read_truth
+from harness.evaluate import Metrics, evaluate, read_truth
 from harness.execute import RunTask, common, failed
-from harness.maps import DamagedMapsError, load_parts
+from harness.maps import DamagedMapsError, KeptParts, load_parts
+from harness.method import Prediction
+from harness.operating import Operating
 from harness.registry import configure, load_method
 from harness.roles import remaining
-from harness.spec import RunRecord, Scalar, Suite
+from harness.spec import PROTOCOLS, RunRecord, Scalar, Suite
 from harness.store import read_record, record_path
+from harness.thresholds import operating_points
 
 
 def combinations(suite: Suite, method: str) -> Iterator[dict[str, Scalar]]:
@@ -45,8 +49,8 @@ def make_record(task: RunTask) -> RunRecord:
     if isinstance(trained, str) or trained.outcome != "ok":
         return failed(task, "failed", f"the run {base.key}, from whose parts this is made, has no numbers")
     try:
-        raw, statistics = load_parts(path.with_suffix(".parts.safetensors"))
-        metrics = _metrics(task, raw, statistics, trained.counts.get("moved", 0))
+        parts = load_parts(path.with_suffix(".parts.safetensors"))
+        metrics, operating = _numbers(task, parts, trained.counts.get("moved", 0))
     except (DamagedMapsError, UserError) as error:
         return failed(task, "failed", f"made from the run {base.key}: {error}")
     found = common(task)
@@ -59,29 +63,41 @@ def make_record(task: RunTask) -> RunRecord:
         selected_epoch=trained.selected_epoch,
         epochs=trained.epochs,
         counts=trained.counts,
+        operating=operating,
         made_from=base.key,
     )
 
 
-def _metrics(
-    task: RunTask, raw: dict[str, np.ndarray], statistics: dict[str, np.ndarray], moved: int
-) -> dict[str, dict[str, float | None]]:
+def _numbers(task: RunTask, parts: KeptParts, moved: int) -> tuple[Metrics, Operating | None]:
+    """Metrics and thresholds; parts from before the validation images' were kept give no thresholds."""
     method = load_method(task.method)
     config = configure(method, task.spec.method, task.identity.config)
-    known = {name: torch.from_numpy(array) for name, array in statistics.items()}
+    known = {name: torch.from_numpy(array) for name, array in parts.statistics.items()}
     finish = method.postprocessor(config, known, task.spec.image_size)
-    count = len(next(iter(raw.values())))
-    predictions = []
-    # Batches as in a run, so that the sums within them are the same to the last bit.
-    for start in range(0, count, BATCH):
-        part = {name: torch.from_numpy(array[start : start + BATCH]) for name, array in raw.items()}
-        predictions.append(finish(part))
+    scores, maps = _finished(finish, parts.raw)
     card = load_card(task.card)
     data = read_category(card, task.spec.category, task.data_root, task.cache)
     rows = remaining([sample.kind for sample in data.test], moved, task.spec.seed)
-    if len(rows) != count:
-        raise UserError(f"its parts are those of {count} images, there are {len(rows)} test images")
+    if len(rows) != len(scores):
+        raise UserError(f"its parts are those of {len(scores)} images, there are {len(rows)} test images")
     truth = read_truth(card, data.test, task.spec, task.data_root, task.cache, rows)
-    scores = torch.cat([p.score for p in predictions]).numpy()
-    maps = torch.cat([p.map for p in predictions]).numpy()
-    return evaluate(truth, scores, maps, task.split_categories or {}, task.spec.category)
+    splits = task.split_categories or {}
+    metrics = evaluate(truth, scores, maps, splits, task.spec.category)
+    if not parts.validation:
+        return metrics, None
+    from_test = PROTOCOLS[task.spec.protocol].validation == "test_normals"
+    normal = _finished(finish, parts.validation)
+    return metrics, operating_points(*normal, scores, truth.kinds, splits, from_test)
+
+
+def _finished(
+    finish: Callable[[Mapping[str, torch.Tensor]], Prediction], raw: Mapping[str, NDArray[np.float32]]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Scores ``[N]`` and maps ``[N, S, S]``, in batches as in a run: sums are the same to the last bit."""
+    tensors = {name: torch.from_numpy(array) for name, array in raw.items()}
+    count = len(next(iter(tensors.values())))
+    predictions = [
+        finish({name: tensor[start : start + BATCH] for name, tensor in tensors.items()})
+        for start in range(0, count, BATCH)
+    ]
+    return torch.cat([p.score for p in predictions]).numpy(), torch.cat([p.map for p in predictions]).numpy()

@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -89,34 +90,52 @@ def load_maps(path: Path) -> tuple[Floats, Floats]:
         raise DamagedMapsError(f"its kept maps are damaged ({error})") from error
 
 
-def save_parts(path: Path, raw: Mapping[str, NDArray[Any]], statistics: Mapping[str, NDArray[Any]]) -> None:
-    """Writes what post-processing starts from: a method's ``raw`` of all test images, and its ``statistics``.
+@dataclass(frozen=True)
+class KeptParts:
+    """What post-processing starts from.
+
+    Attributes:
+        raw: a method's ``raw`` of all test images, ``[N, h, w]`` each, by name.
+        validation: the same of the normal validation images, ``[V, h, w]``; empty in older files.
+        statistics: the method's ``statistics``, by name.
+    """
+
+    raw: Mapping[str, NDArray[Any]]
+    validation: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    statistics: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+def save_parts(path: Path, parts: KeptParts) -> None:
+    """Writes kept parts.
 
     Raises:
         OSError: the folder cannot be made or written; an old file stays.
     """
-    named = {f"raw/{name}": array for name, array in raw.items()}
-    named |= {f"statistics/{name}": array for name, array in statistics.items()}
-    write_atomically(path, save({name: np.ascontiguousarray(array) for name, array in named.items()}))
+    named = {
+        f"{kind}/{name}": np.ascontiguousarray(array)
+        for kind, arrays in vars(parts).items()
+        for name, array in arrays.items()
+    }
+    write_atomically(path, save(named))
 
 
-def load_parts(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-    """Returns what :func:`save_parts` wrote: raw maps ``[N, h, w]``, and statistics, by name.
+def load_parts(path: Path) -> KeptParts:
+    """Returns what :func:`save_parts` wrote.
 
     Raises:
         DamagedMapsError: the file is missing or cannot be read.
     """
     if not path.is_file():
         raise DamagedMapsError("no parts were kept")
-    found: tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]] = ({}, {})
+    found: dict[str, dict[str, NDArray[Any]]] = {part.name: {} for part in fields(KeptParts)}
     try:
         with safe_open(path, framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118
                 kind, _, own = name.partition("/")
-                found[kind != "raw"][own] = file.get_tensor(name)
-    except (SafetensorError, OSError) as error:
+                found[kind][own] = file.get_tensor(name)
+    except (SafetensorError, OSError, KeyError) as error:
         raise DamagedMapsError(f"its kept parts are damaged ({error})") from error
-    return found
+    return KeptParts(**found)
 
 
 def quantise(maps: Floats) -> tuple[Codes, Floats]:

@@ -8,7 +8,7 @@ them. Both need ``keep = ["maps", "parts"]``.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,10 +89,10 @@ def _parts(ranking: Ranking, category: str, results: Path, heads: dict[str, str]
     return None
 
 
-def _raw(record: Path) -> dict[str, npt.NDArray[np.float32]]:
+def _raw(record: Path) -> Mapping[str, npt.NDArray[np.float32]]:
     """The kept parts beside a record; none where there are none."""
     try:
-        return load_parts(record.with_suffix(".parts.safetensors"))[0]
+        return load_parts(record.with_suffix(".parts.safetensors")).raw
     except DamagedMapsError:
         return {}
 

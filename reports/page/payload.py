@@ -94,6 +94,9 @@ class Payload:
             "failure": {i: self._failure(r) for i, r in enumerate(runs) if r and r.failure},
             "curve": self._some_curves(runs),
             "line": self._line(runs),
+            "origin": {}
+            if self._brief
+            else {i: found for i, r in enumerate(runs) if r and (found := _origin(r))},
             "command": _commands(ranking),
             "fingerprint": _text(ranking.fingerprint.shared()),
         }
@@ -215,6 +218,12 @@ def _memory(record: RunRecord | None) -> float | None:
 def _sparse(values: Iterable[int | None]) -> list[int | None]:
     found = list(values)
     return found if any(value is not None for value in found) else []
+
+
+def _origin(record: RunRecord) -> str:
+    """What a record's numbers are from, where not from a run of its own; in a few words."""
+    found = [f"parts of {record.made_from}"] if record.made_from else []
+    return "; ".join([*found, *([f"its maps, {record.rescored[:10]}"] if record.rescored else [])])
 
 
 def _folders(ranking: Ranking) -> list[str]:

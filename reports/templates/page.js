@@ -14,7 +14,7 @@
    *   file: (string | null)[] | null, folder: [string[], string[]],
    *   fit: (number | null)[], speed: (number | null)[], memory: (number | null)[], epoch: (number | null)[],
    *   environment: (number | null)[], failure: Record<string, number>, curve: Record<string, Curve>, line: Record<string, Line>,
-   *   command: Record<string, string>, fingerprint: string,
+   *   origin: Record<string, string>, command: Record<string, string>, fingerprint: string,
    * }} Runs
    * @typedef {{ epochs: number[], series: Record<string, (number | null)[]>, test?: (number | null)[] }} Curve
    * @typedef {{ rows: [string, string, string, Record<string, string>][], fpr: Record<string, string[]>, notes: string[], validation: number }} Line
@@ -276,7 +276,8 @@
   function runTable(runs, split, m, categories, metrics) {
     const own = Object.entries(runs.values[split] ?? {});
     const selected = runs.epoch.length > 0;
-    const heads = [...(categories.length > 1 ? ["Category"] : []), "Seed", ...own.map(([key]) => metrics[key]), "Training s", "Images/s", "Peak GB", ...(selected ? ["Epoch"] : []), "Outcome", "Record"];
+    const made = indices(runs, m, categories).some((i) => runs.origin[i]);
+    const heads = [...(categories.length > 1 ? ["Category"] : []), "Seed", ...own.map(([key]) => metrics[key]), "Training s", "Images/s", "Peak GB", ...(selected ? ["Epoch"] : []), "Outcome", "Record", ...(made ? ["Made from"] : [])];
     const body = make("tbody");
     const number = (/** @type {number | null | undefined} */ value, digits = 2) => (value == null ? "–" : value.toFixed(digits));
     for (const i of indices(runs, m, categories)) {
@@ -291,6 +292,7 @@
         ...(selected ? [number(runs.epoch[i], 0)] : []),
         outcome,
         file,
+        ...(made ? [runs.origin[i] ?? "–"] : []),
       ];
       const first = categories.length > 1 ? runs.categories[c] : String(runs.seeds[s]);
       body.append(make("tr", {}, make("th", { scope: "row" }, first), ...cells.map((text) => make("td", {}, text))));
@@ -304,6 +306,7 @@
     return [
       make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Runs" }, make("table", {}, head, body, foot)),
       make("p", {}, about),
+      ...(made ? [make("p", {}, "Made from: parts that another run kept, whose key this is (nothing was trained), or kept maps, scored again on that day.")] : []),
     ];
   }
 

@@ -13,6 +13,7 @@ from harness.check.history import Course, Night
 from harness.check.significance import change_points
 from harness.cli import main
 from tests.harness.check_results import write
+from tests.reports.browser import opened
 
 
 def bench(*words: object) -> Result:
@@ -26,8 +27,8 @@ def test_checks_append_lines_and_history_shows_them(tmp_path: Path) -> None:
     file = tmp_path / "deep" / "history.jsonl"
     for _ in range(2):
         bench("check", "--baseline", tmp_path / "b.json", "--results", tmp_path / "new", "--history", file)
-    with file.open("a") as opened:
-        opened.write('{"half a li')
+    with file.open("a") as written:
+        written.write('{"half a li')
     bench("check", "--baseline", tmp_path / "b.json", "--results", tmp_path / "new", "--history", file)
     nights = [
         Night.model_validate_json(line) for i, line in enumerate(file.read_text().splitlines()) if i != 2
@@ -47,15 +48,31 @@ def test_checks_append_lines_and_history_shows_them(tmp_path: Path) -> None:
 def test_a_change_is_marked_with_its_day_and_size(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     file = tmp_path / "h.jsonl"
-    with file.open("w") as opened:
+    with file.open("w") as written:
         for day in range(1, 29):
             values = {
                 "image AUROC, %": 98 - (day > 14) + rng.normal(0, 0.2),
                 "AUPRO, %": 90 + rng.normal(0, 0.2),
             }
             night = {"time": f"2026-02-{day:02}T03:00:00", "answer": "ok", "cells": {"d/c/m/strict": values}}
-            opened.write(json.dumps(night) + "\n")
-    lines = bench("history", file).stdout.splitlines()
+            written.write(json.dumps(night) + "\n")
+    drawn = tmp_path / "page" / "history.html"
+    lines = bench("history", file, "-o", drawn).stdout.splitlines()
+    assert lines[-1] == f"Charts: {drawn}"
+    with opened(drawn) as tab:
+        assert tab.locator("figure").count() == 2
+        assert "No value has changed" not in tab.locator("main").inner_text()
+        assert tab.locator("svg circle").count() == 2 * 28
+        assert tab.locator("svg .mark").count() == 1
+        assert (
+            "d/c/m/strict · image AUROC, % · 2026-02-15: 97.94 → 97.02" in tab.locator("li").all_inner_texts()
+        )
+        before, after = (
+            float(m.get_attribute("y1")) for m in tab.locator("figure").last.locator(".mean").all()
+        )
+        assert before < after, "what fell lies lower"
+        found = pytest.importorskip("axe_playwright_python.sync_playwright").Axe().run(tab)
+        assert not found.response["violations"]
     auroc = next(line for line in lines if "image AUROC" in line)
     assert "2026-02-15: 97.94 → 97.02" in auroc
     assert "2026" not in next(line for line in lines if "AUPRO" in line)

@@ -73,6 +73,9 @@ def test_a_grid_equals_runs_of_their_own_and_trains_nothing(
         assert made.metrics == own.metrics
         assert (made.spec, made.identity, made.fingerprint) == (own.spec, own.identity, own.fingerprint)
         assert made.counts == own.counts
+        assert made.operating == own.operating
+        assert made.operating is not None
+        assert made.operating.thresholds
     assert len({str(record.metrics) for record in wanted}) > 1, "it matters which quantiles"
 
 
@@ -88,14 +91,15 @@ def test_kept_parts_are_the_maps_of_the_branches_and_of_attention(place: Path) -
     (base,) = planned(place, "results").tasks
     run(base)
     path = record_path(base.results, base.spec, base.key).with_suffix(".parts.safetensors")
-    raw, statistics = load_parts(path)
-    assert {name: array.shape for name, array in raw.items()} == dict.fromkeys(
-        ("local", "global", "attention", "attention_global"), (8, 8, 8)
-    )
+    parts = load_parts(path)
+    for count, found in ((8, parts.raw), (1, parts.validation)):
+        assert {name: array.shape for name, array in found.items()} == dict.fromkeys(
+            ("local", "global", "attention", "attention_global"), (count, 8, 8)
+        )
     # Every query spends all of its attention: of 64 positions each gets a 64th on average.
     for name in ("attention", "attention_global"):
-        assert raw[name].sum(axis=(1, 2)) == pytest.approx([1.0] * 8, abs=1e-5)
-    assert statistics["validation"].shape == (2, 1, 8, 8)
+        assert parts.raw[name].sum(axis=(1, 2)) == pytest.approx([1.0] * 8, abs=1e-5)
+    assert parts.statistics["validation"].shape == (2, 1, 8, 8)
 
 
 def test_runs_whose_parts_are_gone_are_done_again_and_damage_is_recorded(place: Path) -> None:

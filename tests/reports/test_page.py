@@ -186,6 +186,30 @@ def test_a_cell_opens_its_runs_curve_command_and_failure(report: Path) -> None:
         assert "gamma" in tab.get_by_role("dialog").inner_text()
 
 
+def test_an_opened_cell_says_what_its_numbers_were_made_from(report: Path, tmp_path: Path) -> None:
+    for seed, change in enumerate(
+        ({}, {"made_from": "0123456789abcdef"}, {"rescored": "2026-05-06T07:08:09"})
+    ):
+        write_record(tmp_path / "results", run("alpha", "bolt", seed).model_copy(update=change))
+    write(tmp_path / "results", tmp_path / "report")
+    for page, wanted in (
+        (tmp_path / "report" / "index.html", ["–", "parts of 0123456789abcdef", "its maps, 2026-05-06"]),
+        (report, []),
+    ):
+        with opened(page) as tab:
+            tab.evaluate("document.querySelectorAll('details.lazy').forEach(d => { d.open = true; })")
+            tab.evaluate("document.querySelectorAll('details.lazy table.opens td button')[1].click()")
+            tab.get_by_role("dialog").wait_for()
+            table = tab.locator("dialog table").first
+            heads = table.locator("thead th").all_inner_texts()
+            assert ("Made from" in heads, "Made from:" in tab.get_by_role("dialog").inner_text()) == (
+                bool(wanted),
+                bool(wanted),
+            )
+            if wanted:
+                assert table.locator("tbody tr td:last-child").all_inner_texts() == wanted
+
+
 def _opened_summary(page: Path, method: int, column: int) -> tuple[dict[str, str], str]:
     """Of an opened cell by category: mean and interval of image AUROC, and what is said of them."""
     with opened(page) as tab:

@@ -15,7 +15,7 @@ from PIL import Image
 from harness.cli import main
 from harness.dataset import Sample
 from harness.errors import UserError
-from harness.maps import save_parts
+from harness.maps import KeptParts, save_parts
 from harness.spec import Identity, RunRecord, RunSpec, fingerprint, run_key
 from harness.store import record_path, write_record
 from harness.views import keep_view
@@ -254,7 +254,7 @@ def test_figures_5_and_6_are_drawn_from_kept_parts(tmp_path: Path) -> None:
         fitted = ("antialiased", "none")
         keep_view(path, maps, maps.max(axis=(1, 2)), shown, "d", fitted, tmp_path / "cache")
         raw = dict.fromkeys(("local", "global", "attention", "attention_global"), maps[:, ::32, ::32])
-        save_parts(path.with_suffix(".parts.safetensors"), raw, {})
+        save_parts(path.with_suffix(".parts.safetensors"), KeptParts(raw))
     board = build(made)
     assert write_figures(board, tmp_path, tmp_path / "figures", {"figure-5", "figure-6"}) == 4
     names = {path.stem for path in (tmp_path / "figures").glob("*.png")}
