@@ -283,12 +283,12 @@ def build(records: Sequence[RunRecord], damaged: Sequence[tuple[Path, str]] = ()
     return Leaderboard(tuple(rankings), tuple(notes))
 
 
-def selection_gaps(board: Leaderboard) -> list[tuple[str, str, float, float]]:
-    """What selecting the epoch on test data adds: ``(dataset, method, selected, last)``.
+def selection_gaps(board: Leaderboard) -> list[tuple[str, str, float | None, float | None, str]]:
+    """What selecting the epoch on test data adds: ``(dataset, method, selected, last, "5 of 6")``.
 
-    Both are image AUROC in percent, means over all runs of a method that have both.
+    Both are image AUROC in percent, means over all runs of a method, ``None`` unless every run has both.
     """
-    rows = []
+    rows: list[tuple[str, str, float | None, float | None, str]] = []
     for ranking in board.rankings:
         for method in ranking.methods:
             pairs = [
@@ -297,9 +297,12 @@ def selection_gaps(board: Leaderboard) -> list[tuple[str, str, float, float]]:
                 if record.metrics and record.metrics_last
             ]
             both = [(a, b) for a, b in pairs if a is not None and b is not None]
-            if both:
+            want = len(ranking.categories) * len(ranking.seeds)
+            selected, last = None, None
+            if both and len(both) == want:
                 selected, last = (100 * statistics.fmean(values) for values in zip(*both, strict=True))
-                rows.append((ranking.dataset, method, selected, last))
+            if both:
+                rows.append((ranking.dataset, method, selected, last, f"{len(both)} of {want}"))
     return rows
 
 
