@@ -221,7 +221,8 @@ def plan(debug: bool, **given: Any) -> None:
     "--tables",
     "wanted",
     default="",
-    help="The paper's tables too: paper, or table-1,table-7; those of suites: leak, contamination.",
+    help="The paper's tables and figures too: paper (every table), or table-1,figure-7; of suites: leak, "
+    "contamination.",
 )
 @click.option(
     "--figures",

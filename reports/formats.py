@@ -78,9 +78,7 @@ def to_markdown(board: Leaderboard) -> str:
 def _table(ranking: Ranking, split: str) -> str:
     """Methods × metrics, as ranked by the first metric; what has no number stands below."""
     metrics = ranking.metrics(split)
-    columns = [
-        [ranking.cell(method, MEAN, split, metric) for method in ranking.methods] for metric in metrics
-    ]
+    columns = [ranking.cells(MEAN, split, metric) for metric in metrics]
     places = [ranks(cells) for cells in columns]
     texts = [
         [f"**{cell.text()}**" if place == 1 else _text(cell.text()) for cell, place in zip(c, p, strict=True)]

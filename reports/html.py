@@ -87,10 +87,10 @@ def _visible(value: Any) -> Any:
 
 
 def _gaps(board: Leaderboard) -> list[dict[str, Any]]:
-    """The rows of ``selection_gaps``, with a 95 % interval where every run has both epochs."""
+    """The rows of ``selection_gaps``, with a 95 % interval where there is one."""
     found = []
     for ranking in board.rankings:
-        for dataset, method, selected, last in selection_gaps(Leaderboard((ranking,), ())):
+        for dataset, method, selected, last, have in selection_gaps(Leaderboard((ranking,), ())):
             gaps = ranking.gaps(method)
             values = None if gaps is None else estimate(units(gaps)[0])
             low, high = (None, None) if values is None else (values.low, values.high)
@@ -101,7 +101,8 @@ def _gaps(board: Leaderboard) -> list[dict[str, Any]]:
                     "method": method,
                     "selected": selected,
                     "last": last,
-                    "gap": selected - last,
+                    "gap": None if selected is None or last is None else selected - last,
+                    "have": have,
                     "low": float(low) if sure and low is not None else None,
                     "high": float(high) if sure and high is not None else None,
                 }
@@ -110,7 +111,11 @@ def _gaps(board: Leaderboard) -> list[dict[str, Any]]:
 
 
 def _gap_chart(gaps: Sequence[dict[str, Any]]) -> str:
-    rows = [(f"{g['method']} · {g['dataset']}", g["gap"], g["low"], g["high"]) for g in gaps]
+    rows = [
+        (f"{g['method']} · {g['dataset']}", g["gap"], g["low"], g["high"])
+        for g in gaps
+        if g["gap"] is not None
+    ]
     return intervals_svg(rows, "Selected minus last epoch, image AUROC in points") if rows else ""
 
 

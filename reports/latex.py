@@ -79,7 +79,7 @@ def _table(ranking: Ranking, metric: str, split: str, style: str, keys: Mapping[
         ["Category", *(head(method, notes, keys.get(method, "")) for method in ranking.methods)]
     ]
     for category in (*ranking.split_categories(split), MEAN):
-        cells = [ranking.cell(method, category, split, metric) for method in ranking.methods]
+        cells = ranking.cells(category, split, metric)
         if category == MEAN:
             rows.append("\\midrule")
         places = ranks(cells)

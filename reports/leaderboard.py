@@ -162,24 +162,39 @@ class Ranking:
 
     def cell(self, method: str, category: str, split: str, metric: str) -> Cell:
         """The cell of a category, or of ``mean``: the mean over categories."""
-        methods, categories, seeds = self._places
+        place = self._places[0].get(method)
+        if place is None:
+            names = self.split_categories(split) if category == MEAN else (category,)
+            return Cell(None, None, 0, len(self.seeds) * len(names), "not run")
+        return self.cells(category, split, metric, [place])[0]
+
+    def cells(
+        self, category: str, split: str, metric: str, methods: Sequence[int] | None = None
+    ) -> list[Cell]:
+        """The cells of all methods, or of those at some places."""
+        chosen = list(range(len(self.methods)) if methods is None else methods)
         names = self.split_categories(split) if category == MEAN else (category,)
-        want = len(seeds) * len(names)
-        if method not in methods or not categories.keys() >= {*names}:
-            return Cell(None, None, 0, want, "not run")
-        m, k = methods[method], self.grid.column(split, metric)
+        want = len(self.seeds) * len(names)
+        if not self._places[1].keys() >= {*names}:
+            return [Cell(None, None, 0, want, "not run") for _ in chosen]
+        k = self.grid.column(split, metric)
         found = self.summary(category, split)
-        have, mean, std = int(found.counts[0, m, k]), float(found.mean[m, k]), float(found.std[m, k])
-        some = f"{have} of {want}"
-        if mean == mean:
-            # Some seeds may be there only: shown, but counted as incomplete.
-            return Cell(mean, std if std == std else None, have, want, "" if have == want else some)
-        if have:
-            return Cell(None, None, have, want, some)
-        # The most frequent reason stands for all, the first of those as frequent.
-        states = self.grid.states[m, [categories[c] for c in names], :, k].T.ravel()
-        reasons = Counter(states.tolist()).most_common(1)
-        return Cell(None, None, 0, want, STATES[reasons[0][0]] if reasons else "not run")
+        columns = (found.counts[0, chosen, k], found.mean[chosen, k], found.std[chosen, k])
+        cells = []
+        for m, have, mean, std in zip(chosen, *(column.tolist() for column in columns), strict=True):
+            some = "" if have == want else f"{have} of {want}"
+            if mean == mean:
+                # Some seeds may be there only: shown, but counted as incomplete.
+                cells.append(Cell(mean, std if std == std else None, have, want, some))
+            else:
+                cells.append(Cell(None, None, have, want, some if have else self._reason(m, names, k)))
+        return cells
+
+    def _reason(self, method: int, names: Sequence[str], k: int) -> str:
+        """The most frequent reason stands for all, the first of those as frequent."""
+        categories = [self._places[1][name] for name in names]
+        reasons = Counter(self.grid.states[method, categories, :, k].T.ravel().tolist()).most_common(1)
+        return STATES[reasons[0][0]] if reasons else "not run"
 
     def scores(self, split: str, metric: str) -> tuple[tuple[str, ...], npt.NDArray[np.float64]]:
         """The methods that have every run, and their scores [methods, categories, seeds], in percent."""
@@ -254,13 +269,19 @@ def build(records: Sequence[RunRecord], damaged: Sequence[tuple[Path, str]] = ()
     if older := len(records) - len(latest):
         notes.append(f"{older} older records of the same runs are superseded by newer ones.")
     # A category's files may have changed: only records of their newest state stand side by side.
-    files = {(r.spec.dataset, r.spec.category): r.identity.data for r in latest}
-    tables = {(r.spec.dataset, r.spec.category, r.spec.evaluate): r.identity.defects for r in latest}
+    files: dict[tuple[str, str], str] = {}
+    tables: dict[tuple[str, str, str], str] = {}
+    states = []
+    for record in latest:
+        spec, identity = record.spec, record.identity
+        place = (spec.dataset, spec.category)
+        files[place] = identity.data
+        tables[(*place, spec.evaluate)] = identity.defects
+        states.append((record, place, spec.evaluate, identity))
     current = [
-        r
-        for r in latest
-        if r.identity.data == files[(r.spec.dataset, r.spec.category)]
-        and r.identity.defects == tables[(r.spec.dataset, r.spec.category, r.spec.evaluate)]
+        record
+        for record, place, evaluate, identity in states
+        if identity.data == files[place] and identity.defects == tables[(*place, evaluate)]
     ]
     if outdated := len(latest) - len(current):
         notes.append(f"{outdated} records are left out: the files of their category have changed since.")
@@ -283,12 +304,12 @@ def build(records: Sequence[RunRecord], damaged: Sequence[tuple[Path, str]] = ()
     return Leaderboard(tuple(rankings), tuple(notes))
 
 
-def selection_gaps(board: Leaderboard) -> list[tuple[str, str, float, float]]:
-    """What selecting the epoch on test data adds: ``(dataset, method, selected, last)``.
+def selection_gaps(board: Leaderboard) -> list[tuple[str, str, float | None, float | None, str]]:
+    """What selecting the epoch on test data adds: ``(dataset, method, selected, last, "5 of 6")``.
 
-    Both are image AUROC in percent, means over all runs of a method that have both.
+    Both are image AUROC in percent, means over all runs of a method, ``None`` unless every run has both.
     """
-    rows = []
+    rows: list[tuple[str, str, float | None, float | None, str]] = []
     for ranking in board.rankings:
         for method in ranking.methods:
             pairs = [
@@ -297,9 +318,12 @@ def selection_gaps(board: Leaderboard) -> list[tuple[str, str, float, float]]:
                 if record.metrics and record.metrics_last
             ]
             both = [(a, b) for a, b in pairs if a is not None and b is not None]
-            if both:
+            want = len(ranking.categories) * len(ranking.seeds)
+            selected, last = None, None
+            if both and len(both) == want:
                 selected, last = (100 * statistics.fmean(values) for values in zip(*both, strict=True))
-                rows.append((ranking.dataset, method, selected, last))
+            if both:
+                rows.append((ranking.dataset, method, selected, last, f"{len(both)} of {want}"))
     return rows
 
 

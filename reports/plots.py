@@ -40,6 +40,15 @@ FIGURES = (
     *("speed", "ranks", "epochs", "selection-gap"),
 )
 
+# Whose records the paper's figures are drawn from.
+_SUITES = {
+    "figure-5": "attention",
+    "figure-6": "maps",
+    "figure-7": "backbones",
+    "figure-8": "quantiles",
+    "figure-9": "maps",
+}
+
 
 def chosen_figures(text: str) -> frozenset[str]:
     """Returns the figures that ``all`` or ``figure-7,contamination`` ask for.
@@ -54,8 +63,10 @@ def chosen_figures(text: str) -> frozenset[str]:
     return frozenset(FIGURES if "all" in names else names)
 
 
-def write_figures(board: Leaderboard, results: Path, folder: Path, wanted: Collection[str] = FIGURES) -> int:
-    """Writes every figure that is wanted and that the records allow; returns how many.
+def write_figures(
+    board: Leaderboard, results: Path, folder: Path, wanted: Collection[str] = FIGURES
+) -> list[str]:
+    """Writes every figure that is wanted and that the records allow; returns their names.
 
     Args:
         board: the measured numbers.
@@ -70,10 +81,10 @@ def write_figures(board: Leaderboard, results: Path, folder: Path, wanted: Colle
         import matplotlib
     except ImportError as error:
         raise UserError('Figures need matplotlib: pip install "ulsad-bench[figures]".') from error
-    count = 0
+    names = []
     with matplotlib.rc_context(RC):
         for name, figure in _figures(board, results, wanted):
-            count += 1
+            names.append(name)
             for kind in KINDS:
                 buffer = io.BytesIO()
                 # Without a date the same records give the same bytes.
@@ -84,7 +95,18 @@ def write_figures(board: Leaderboard, results: Path, folder: Path, wanted: Colle
                 except OSError as error:
                     reason = error.strerror or error
                     raise UserError(f"No figures can be written to {folder} ({reason}).") from error
-    return count
+    return names
+
+
+def undrawn(wanted: Collection[str], names: Collection[str]) -> list[str]:
+    """Returns what each figure of the paper needs that was asked for, not just with all, and is not drawn."""
+    if {*FIGURES} <= {*wanted}:
+        return []
+    return [
+        f"No record allows {figure}: `bench run --suite {suite}` makes those that it needs."
+        for figure, suite in _SUITES.items()
+        if figure in wanted and not any(name.startswith(figure) for name in names)
+    ]
 
 
 def _figures(board: Leaderboard, results: Path, wanted: Collection[str]) -> Iterator[tuple[str, Figure]]:
@@ -99,7 +121,7 @@ def _figures(board: Leaderboard, results: Path, wanted: Collection[str]) -> Iter
             if "epochs" in wanted and (figure := _epochs(ranking, category, results)):
                 yield f"{name}-{slug(category)}-epochs", figure
             if "figure-9" in wanted and (figure := _maps(ranking, category, results)):
-                yield f"{name}-{slug(category)}-maps", figure
+                yield f"figure-9-{name}-{slug(category)}", figure
     if "selection-gap" in wanted and (figure := _gap(board)):
         yield "selection-gap", figure
     yield from suite_figures(board, results, wanted)

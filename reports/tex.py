@@ -220,8 +220,15 @@ def number(text: str, place: int, notes: Notes, missing: str = "") -> str:
         notes: where the reason goes.
         missing: the reason for an empty text.
     """
+    return _score(text, place) or "--" + notes.mark(text or missing)
+
+
+# Few numbers are different ones in the tables of a report.
+@lru_cache(maxsize=2**16)
+def _score(text: str, place: int) -> str:
+    """A number as LaTeX; empty for what is none."""
     if not _NUMBER.fullmatch(text):
-        return "--" + notes.mark(text or missing)
+        return ""
     score, _, deviation = text.partition(" ± ")
     score = {1: f"\\textbf{{{score}}}", 2: f"\\underline{{{score}}}"}.get(place, score)
     return score + (f" {{\\scriptsize $\\pm$ {deviation}}}" if deviation else "")

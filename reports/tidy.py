@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from reports import names
-from reports.grid import MEAN, STATES
+from reports.grid import MEAN, STATES, Counts
 
 if TYPE_CHECKING:
     from reports.leaderboard import Ranking
@@ -61,8 +62,11 @@ def _add(columns: dict[str, list[Any]], ranking: Ranking, split: str, category: 
     def flat(array: npt.NDArray[Any]) -> list[Any]:
         return array[:, places].reshape(size, *array.shape[2:]).tolist()  # type: ignore[no-any-return]
 
-    counts = list(zip(*(flat(count) for count in found.counts), strict=True))
-    have = [count[0] for count in counts]
+    have = flat(found.counts[0])
+    complete, status = _told(found.counts[..., places].reshape(len(STATES), size))
+    values, lacking = flat(found.per_seed), np.isnan(found.per_seed[:, places]).reshape(size, -1)
+    for row in np.flatnonzero(lacking.any(axis=1)).tolist():
+        values[row] = [value if value == value else None for value in values[row]]
     rows = {
         "dataset": [ranking.dataset] * size,
         "category": [category] * size,
@@ -74,9 +78,9 @@ def _add(columns: dict[str, list[Any]], ranking: Ranking, split: str, category: 
         "mean": flat(found.mean),
         "std": flat(found.std),
         "seeds": have if category != MEAN else [len(ranking.seeds)] * size,
-        "complete": [f"{some} of {sum(count)}" for some, count in zip(have, counts, strict=True)],
-        "values": [[v if v == v else None for v in row] for row in flat(found.per_seed)],
-        "status": [_status(count[1:]) if any(count[1:]) else "" for count in counts],
+        "complete": complete,
+        "values": values,
+        "status": status,
         "low": flat(found.low),
         "high": flat(found.high),
     }
@@ -84,6 +88,16 @@ def _add(columns: dict[str, list[Any]], ranking: Ranking, split: str, category: 
         columns[name] += values
 
 
-def _status(missing: tuple[int, ...]) -> str:
+def _told(counts: Counts) -> tuple[list[str], list[str]]:
+    """Of rows, given how many runs are in each state [states, rows]: ``3 of 5``, and what is missing."""
+    wanted = counts.sum(axis=0).tolist()
+    complete, status = [f"{want} of {want}" for want in wanted], [""] * len(wanted)
+    for row in np.flatnonzero(counts[1:].any(axis=0)).tolist():
+        have, *missing = counts[:, row].tolist()
+        complete[row], status[row] = f"{have} of {wanted[row]}", _status(missing)
+    return complete, status
+
+
+def _status(missing: Sequence[int]) -> str:
     """What is missing, in words: ``2 failed; 1 not run``."""
     return "; ".join(f"{n} {state}" for n, state in zip(missing, STATES[1:], strict=True) if n)

@@ -28,7 +28,7 @@ from reports.line import operating_csv
 from reports.names import to_csv, visible
 from reports.page.gallery import FOLDER, Gallery, write_pictures
 from reports.paper_tables import files as files_of
-from reports.plots import chosen_figures, write_figures
+from reports.plots import chosen_figures, undrawn, write_figures
 from reports.published import Published, published
 from reports.records import load
 from reports.tidy import to_csv as tidy_csv
@@ -63,7 +63,8 @@ def write(
         output: folder of the report.
         files: CSVs of published numbers beside the paper's.
         check: only audit the published numbers; nothing is read from ``results`` and nothing written.
-        wanted: the paper's tables and those of suites to write too, e.g. ``paper`` or ``table-1,leak``.
+        wanted: the paper's tables and those of suites to write too, e.g. ``paper`` or ``table-1,leak``; its
+            figures may be named too, as in ``figures``.
         figures: which figures for papers to draw too, e.g. ``all`` or ``figure-7``, see :mod:`reports.plots`.
         latex_style: ``tmlr`` (one column) or ``ieee`` (two).
         latex_cite: whether methods in LaTeX carry the key of their paper in ``references.bib``.
@@ -79,7 +80,11 @@ def write(
         found = audit(numbers)
         return [found.table(), found.summary()]
     style = _Style(latex_style, latex_cite)
-    drawn = chosen_figures(figures) if figures else frozenset()
+    names = [part.strip() for part in wanted.split(",") if wanted]
+    drawn = frozenset[str]()
+    for text in (figures, ",".join(name for name in names if name.startswith("figure-"))):
+        drawn |= chosen_figures(text) if text else frozenset()
+    wanted = ",".join(name for name in names if not name.startswith("figure-"))
     if only_tables:
         return _only_tables(results, output, numbers, wanted, style)
     with _without_collector():
@@ -163,12 +168,13 @@ def _write(
             write_atomically(output / FORMATS["markdown"], to_markdown(board).encode())
     except OSError as error:
         raise UserError(f"The report cannot be written to {output} ({error.strerror or error}).") from error
-    drawn = write_figures(board, results, output / "figures", figures) if figures else 0
+    drawn = write_figures(board, results, output / "figures", figures) if figures else []
     first = next(FORMATS[kind] for kind in ("html", *FORMATS) if kind in kinds)
     return [
         *(_terminal(ranking) for ranking in board.rankings),
         *board.notes,
-        *([f"{drawn} figures: {output / 'figures'}"] if figures else []),
+        *undrawn(figures, drawn),
+        *([f"{len(drawn)} figures: {output / 'figures'}"] if figures else []),
         f"Report: {output / first}",
     ]
 

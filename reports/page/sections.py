@@ -78,7 +78,7 @@ def _shown(ranking: Ranking, split: str) -> tuple[str, ...]:
 def _main(ranking: Ranking, split: str, costs: Mapping[str, Cost]) -> dict[str, Any]:
     """Methods × metrics, means over categories; incomplete rows stand below, without a rank."""
     shown = _shown(ranking, split)
-    columns = {m: [ranking.cell(method, MEAN, split, m) for method in ranking.methods] for m in shown}
+    columns = {m: ranking.cells(MEAN, split, m) for m in shown}
     places = {m: ranks(cells) for m, cells in columns.items()}
     sure = {m: _sure(ranking, split, m) for m in shown}
     rows: list[dict[str, Any]] = []
@@ -181,7 +181,7 @@ def _detail(ranking: Ranking, split: str, metric: str) -> dict[str, Any]:
     categories = (MEAN, *ranking.split_categories(split))
     columns = []
     for category in categories:
-        cells = [ranking.cell(method, category, split, metric) for method in ranking.methods]
+        cells = ranking.cells(category, split, metric)
         columns.append([_cell(c, rank) for c, rank in zip(cells, ranks(cells), strict=True)])
     title = METRICS[metric] if split == "all" else f"{METRICS[metric]}, {split_title(split)}"
     rows = [

@@ -89,21 +89,27 @@ def verdicts(ranking: Ranking, costs: Mapping[str, Cost]) -> list[dict[str, Any]
         if split in ranking.splits and metric in ranking.metrics(split):
             answer = _best(ranking, split, metric)
             found.append({"question": question, "what": METRICS[metric]} | answer)
-    if len({c.machine for c in costs.values()}) == 1 and len(costs) > 1:
-        fastest = max(costs, key=lambda name: costs[name].speed)
-        found.append(
-            _answer(
-                "Speed", "Images/s", fastest, f"{costs[fastest].speed:.1f}", "median of its runs, one machine"
-            )
-        )
-        for kind, label in (("device", "GPU memory"), ("host", "Memory")):
-            own = {name: c.peaks[kind] for name, c in costs.items() if kind in c.peaks}
-            if len(own) == len(costs):
-                least = min(own, key=lambda name: own[name])
-                text = f"{own[least] / 1e9:.2f} GB"
-                found.append(_answer(label, "Peak", least, text, "largest peak of its runs"))
-                break
+    if len({c.machine for c in costs.values()}) > 1 or len(costs) < 2:
+        return found
+    # Where no method has every run, what each has measured is all there is to say.
+    whole = {method: own for method, own in costs.items() if _complete(ranking, method)} or dict(costs)
+    left = len(costs) - len(whole)
+    partial = f"; {left} incomplete not counted" if left else ""
+    speeds = {method: f"{own.speed:.1f}" for method, own in whole.items()}
+    fastest = max(whole, key=lambda name: whole[name].speed)
+    found.append(_answer("Speed", "Images/s", fastest, speeds, f"median of its runs, one machine{partial}"))
+    for kind, label in (("device", "GPU memory"), ("host", "Memory")):
+        if all(kind in own.peaks for own in whole.values()):
+            peaks = {method: f"{own.peaks[kind] / 1e9:.2f} GB" for method, own in whole.items()}
+            least = min(whole, key=lambda name, kind=kind: whole[name].peaks[kind])  # type: ignore[misc]
+            found.append(_answer(label, "Peak", least, peaks, f"largest peak of its runs{partial}"))
+            break
     return found
+
+
+def _complete(ranking: Ranking, method: str) -> bool:
+    done = sum(record.outcome == "ok" for record in ranking.by_method[method])
+    return done == len(ranking.categories) * len(ranking.seeds)
 
 
 def _best(ranking: Ranking, split: str, metric: str) -> dict[str, Any]:
@@ -131,5 +137,7 @@ def _best(ranking: Ranking, split: str, metric: str) -> dict[str, Any]:
     return {"methods": first, "value": cells[best].text(), "sure": sure + partial}
 
 
-def _answer(question: str, what: str, method: str, value: str, sure: str) -> dict[str, Any]:
-    return {"question": question, "what": what, "methods": [method], "value": value, "sure": sure}
+def _answer(question: str, what: str, best: str, texts: Mapping[str, str], sure: str) -> dict[str, Any]:
+    """An answer with every method that is printed like the best one."""
+    methods = [method for method, text in texts.items() if text == texts[best]]
+    return {"question": question, "what": what, "methods": methods, "value": texts[best], "sure": sure}

@@ -72,55 +72,74 @@
   /** @param {string} name */
   const wanted = (name) => state.get(name) ?? "";
 
-  /** @param {string} text @param {string} typed */
-  function matches(text, typed) {
+  /**
+   * What a cell's table holds that filters ask for, so that typing reads nothing from the page.
+   * @typedef {{ table: HTMLTableElement, heads: { metric?: string, category?: string }[], rows: [HTMLTableRowElement, string, string][] }} Indexed
+   * @type {Indexed[]}
+   */
+  const indexed = (/** @type {HTMLTableElement[]} */ (all("table.opens"))).map((table) => ({
+    table,
+    heads: [...(table.tHead?.rows[0].cells ?? [])].map(({ dataset: { metric, category }, textContent }) => ({
+      metric, category: category === undefined || category === "-1" ? undefined : (textContent ?? "").toLowerCase(),
+    })),
+    rows: [...table.tBodies[0].rows].map((row) => {
+      const name = row.cells[0].textContent ?? "";
+      return [row, name, name.toLowerCase()];
+    }),
+  }));
+
+  /** Returns whether a text, in lower case, has one of the typed parts. @param {string} typed @returns {(text: string) => boolean} */
+  function matcher(typed) {
     const parts = typed.toLowerCase().split(",").map((part) => part.trim()).filter(Boolean);
-    return !parts.length || parts.some((part) => text.toLowerCase().includes(part));
+    return (text) => !parts.length || parts.some((part) => text.includes(part));
   }
 
-  /** @type {WeakMap<Element, string>} */
-  const columnsOf = new WeakMap();
+  // A column is hidden by a word of its table and a rule: one change instead of one for each of thousands of cells.
+  const style = /** @type {HTMLStyleElement} */ (document.head.appendChild(make("style")));
+  const rules = /** @type {CSSStyleSheet} */ (style.sheet);
+  for (let column = 1; column <= Math.max(0, ...indexed.map(({ heads }) => heads.length)); column++)
+    rules.insertRule(`table[data-hidden~="${column}"] > * > tr > :nth-child(${column}) { display: none; }`);
 
-  /** Hides whole columns; does nothing where the same ones are hidden already. @param {HTMLTableElement} table */
-  function filterColumns(table) {
-    const heads = [...(table.tHead?.rows[0].cells ?? [])];
-    const hidden = heads.map((head) => {
-      const { metric, category } = head.dataset;
-      if (metric && wanted("metric")) return metric !== wanted("metric");
-      return Boolean(category && category !== "-1" && !matches(head.textContent ?? "", wanted("category")));
-    });
-    const key = hidden.map(Number).join("");
-    if ((columnsOf.get(table) ?? "0".repeat(heads.length)) === key) return;
-    columnsOf.set(table, key);
-    for (const row of table.rows) hidden.forEach((hide, column) => { row.cells[column].hidden = hide; });
+  /** @param {Indexed} own @param {(text: string) => boolean} category */
+  function filterColumns({ table, heads }, category) {
+    const metric = wanted("metric");
+    const hidden = heads.flatMap((head, place) =>
+      head.metric && metric ? (head.metric === metric ? [] : [place + 1]) : head.category === undefined || category(head.category) ? [] : [place + 1]);
+    const key = hidden.join(" ");
+    if ((table.dataset.hidden ?? "") !== key) table.dataset.hidden = key;
+  }
+
+  /** @param {HTMLElement} element @param {boolean} hide */
+  function hide(element, hide) {
+    if (element.hidden !== hide) element.hidden = hide;
   }
 
   function filter() {
     for (const element of /** @type {HTMLElement[]} */ (all("section.ranking, .verdict tbody tr"))) {
       const { dataset, protocol } = element.dataset;
-      element.hidden = Boolean(
+      hide(element, Boolean(
         (wanted("dataset") && dataset !== wanted("dataset")) || (wanted("protocol") && protocol !== wanted("protocol")),
-      );
+      ));
     }
     for (const element of /** @type {HTMLElement[]} */ (all("div[data-split]"))) {
       const { split, metric } = element.dataset;
-      element.hidden = Boolean(
+      hide(element, Boolean(
         (wanted("split") && split !== wanted("split")) || (wanted("metric") && metric && metric !== wanted("metric")),
-      );
+      ));
     }
     const methods = new Set(), shown = new Set();
-    for (const table of /** @type {HTMLTableElement[]} */ (all("table.opens"))) {
-      filterColumns(table);
-      const outside = table.closest("[hidden]") !== null;
-      for (const row of table.tBodies[0].rows) {
-        const name = row.cells[0].textContent ?? "";
-        const match = matches(name, wanted("method"));
-        if (row.hidden === match) row.hidden = !match;
+    const named = matcher(wanted("method")), category = matcher(wanted("category"));
+    for (const own of indexed) {
+      filterColumns(own, category);
+      const outside = own.table.closest("[hidden]") !== null;
+      for (const [row, name, lower] of own.rows) {
+        const match = named(lower);
+        hide(row, !match);
         methods.add(name);
         if (match && !outside) shown.add(name);
       }
     }
-    if (wanted("category")) for (const details of /** @type {HTMLDetailsElement[]} */ (all("details.lazy"))) details.open = true;
+    if (wanted("category")) for (const details of /** @type {HTMLDetailsElement[]} */ (all("details.lazy:not([open])"))) details.open = true;
     const any = FIELDS.some((name) => wanted(name));
     const said = any ? `${shown.size} of ${methods.size} methods shown` : `${methods.size} methods`;
     const output = form.querySelector("output");
@@ -193,20 +212,25 @@
 
   // ---- What lies behind a cell
 
-  /** Cells of tables in sight become buttons; those of closed parts when they are opened. @param {ParentNode} root */
-  function addButtons(root) {
-    for (const table of /** @type {HTMLTableElement[]} */ (all("table.opens:not([data-ready])", root))) {
-      if (table.closest("details:not([open])")) continue;
-      table.dataset.ready = "";
-      const heads = [...(table.tHead?.rows[0].cells ?? [])].map((head) => head.dataset.metric ?? head.dataset.category);
-      for (const row of table.tBodies[0].rows)
-        for (const cell of row.cells)
-          if (heads[cell.cellIndex] !== undefined) {
-            const button = make("button", { type: "button", "aria-haspopup": "dialog" });
-            button.append(...cell.childNodes);
-            cell.append(button);
-          }
+  // A table's cells become buttons when it comes near: a long page has tens of thousands.
+  const near = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      near.unobserve(target);
+      addButtons(/** @type {HTMLTableElement} */ (target));
     }
+  }, { rootMargin: "100%" });
+
+  /** @param {HTMLTableElement} table */
+  function addButtons(table) {
+    const heads = [...(table.tHead?.rows[0].cells ?? [])].map((head) => head.dataset.metric ?? head.dataset.category);
+    for (const row of table.tBodies[0].rows)
+      heads.forEach((head, place) => {
+        if (head === undefined) return;
+        const cell = row.cells[place], button = make("button", { type: "button", "aria-haspopup": "dialog" });
+        button.append(...cell.childNodes);
+        cell.append(button);
+      });
   }
 
   /** @param {HTMLTableCellElement} cell */
@@ -451,7 +475,7 @@
 
   fillForm();
   addSorting();
-  addButtons(document);
+  for (const { table } of indexed) near.observe(table);
   form.hidden = false;
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", (event) => {
@@ -465,7 +489,6 @@
     filter();
     writeState();
   });
-  document.addEventListener("toggle", (event) => addButtons(/** @type {ParentNode} */ (event.target)), true);
   document.addEventListener("click", (event) => {
     const cell = /** @type {Element} */ (event.target).closest?.("table.opens tbody td");
     if (cell instanceof HTMLTableCellElement && cell.querySelector("button")) void open(opened(cell));

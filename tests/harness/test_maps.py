@@ -1,7 +1,8 @@
-"""Kept maps: metrics cannot tell them from the original ones, and damage is noticed."""
+"""Kept maps: they come back to the last bit, so that no metric moves, and damage is noticed."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from harness.maps import LEVELS, DamagedMapsError, load_maps, quantise, save_maps
-from harness.metrics import pixel_metrics
+from harness.maps import DamagedMapsError, load_maps, save_maps
+from harness.metrics import split_metrics
+from harness.spro import Annotated, Annotation, split_spro
 
 Maps = NDArray[np.float32]
 N, SIZE = 16, 192
@@ -61,7 +63,7 @@ def through_file(path: Path, maps: Maps) -> tuple[Maps, float]:
     save_maps(path, maps, scores)
     found, found_scores = load_maps(path)
     assert (found.dtype, found.shape) == (np.float32, maps.shape)
-    assert found_scores.tobytes() == scores.tobytes(), "scores are kept exactly"
+    assert found_scores.tobytes() == scores.tobytes()
     return found, path.stat().st_size / maps.size
 
 
@@ -69,44 +71,67 @@ def through_file(path: Path, maps: Maps) -> tuple[Maps, float]:
 @pytest.mark.parametrize(
     ("side", "lift"), [(30, 2.0), (3, 60.0), (30, 50.0)], ids=["plain", "small", "clear"]
 )
-def test_no_metric_moves_by_a_ten_thousandth(tmp_path: Path, kind: str, side: int, lift: float) -> None:
-    maps, masks = scene(0, side, lift)
-    maps = KINDS[kind](maps)
+def test_no_bit_moves_and_the_size_has_its_bound(tmp_path: Path, kind: str, side: int, lift: float) -> None:
+    maps = KINDS[kind](scene(0, side, lift)[0])
     kept, bytes_a_pixel = through_file(tmp_path / "k.maps.safetensors", maps)
-    before, after = pixel_metrics(maps, masks), pixel_metrics(kept, masks)
-    assert max(abs(after[name] - before[name]) for name in before) < 1e-4
-    assert bytes_a_pixel < 2 + 4 * LEVELS / maps.size + 0.01
-    # No order is ever turned round: along ascending values the kept ones ascend.
-    assert (np.diff(kept.reshape(-1)[np.argsort(maps, axis=None)]) >= 0).all()
+    assert kept.tobytes() == maps.tobytes()
+    # A gigabyte for the 1,568 test images of MVTec LOCO at 256 pixels would be 9.7.
+    assert bytes_a_pixel < 4.01
 
 
-def test_few_distinct_values_are_kept_exactly(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    values = rng.normal(1e6, 1e-3, LEVELS).astype(np.float32)
-    few = np.concatenate([values, rng.choice(values, 3 * LEVELS)]).reshape(4, 256, 256)
-    for maps in (few, few[:1, :5, :7], np.zeros((1, 1, 1), np.float32)):
-        kept, _ = through_file(tmp_path / "k", np.ascontiguousarray(maps))
-        assert (kept == maps).all()
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_metric_of_a_split_with_few_anomalous_pixels_moves(tmp_path: Path, kind: str) -> None:
+    maps, masks = scene(3)
+    masks[1::4, ...] = 0
+    masks[1::4, 40:43, 50:56] = 1
+    maps = KINDS[kind](maps)
+    kept, _ = through_file(tmp_path / "k.maps.safetensors", maps)
+    kinds = ["normal" if i % 2 == 0 else "few" if i % 4 == 1 else "many" for i in range(N)]
+
+    def metrics(own: Maps) -> list[dict[str, dict[str, float]]]:
+        annotated = [
+            Annotated(image, kind, [Annotation(mask, 5)] if mask.any() else [])
+            for image, kind, mask in zip(own, kinds, masks, strict=True)
+        ]
+        found = split_metrics(own.max(axis=(1, 2)), own, kinds, masks, ["few", "many"])
+        return [found, split_spro(annotated, ["few", "many"])]
+
+    assert metrics(kept) == metrics(maps)
 
 
-def test_no_level_holds_more_than_its_share_and_the_highest_stand_alone() -> None:
-    maps = np.random.default_rng(0).permutation(np.arange(1 << 20, dtype=np.float32)).reshape(4, 512, 512)
-    codes, levels = quantise(maps)
-    assert len(levels) <= LEVELS
-    assert (np.diff(levels) > 0).all()
-    counts = np.bincount(codes.reshape(-1), minlength=len(levels))[::-1]
-    assert counts.min() > 0
-    assert (counts[:100] == 1).all()
-    above = np.cumsum(counts) - counts
-    assert (counts <= 2 + above / 9000).all()
-    assert counts.max() < maps.size / 10_000
+def test_odd_values_and_shapes_come_back(tmp_path: Path) -> None:
+    odd = [0.0, -0.0, 1e-45, -1e-45, 3.4e38, -3.4e38, 1.0, np.nextafter(np.float32(1), np.float32(2))]
+    for shape in ((2, 2, 2), (1, 1, 8), (8, 1, 1), (1, 8, 1), (4, 1, 2)):
+        maps = np.array(odd, np.float32).reshape(shape)
+        assert through_file(tmp_path / "k", maps)[0].tobytes() == maps.tobytes()
+    whatever = np.random.default_rng(0).integers(0, 0x7F800000, (3, 5, 7), dtype=np.uint32).view(np.float32)
+    assert through_file(tmp_path / "k", whatever)[0].tobytes() == whatever.tobytes()
+    # Maps of a method need be neither contiguous nor in the processor's order of rows.
+    turned = scene(1)[0].transpose(0, 2, 1)
+    assert (through_file(tmp_path / "k", turned)[0] == turned).all()
 
 
-def test_a_frequent_value_shares_its_level_with_no_other() -> None:
-    maps = np.random.default_rng(0).normal(size=(4, 512, 512)).astype(np.float32)
-    maps[abs(maps) < 0.3] = 0.1
-    codes, _ = quantise(maps)
-    assert (maps[codes == codes[maps == np.float32(0.1)][0]] == np.float32(0.1)).all()
+def test_files_of_the_second_format_are_read(tmp_path: Path) -> None:
+    levels = np.array([-2.5, 0, 1, 70_000], np.float32)
+    codes = np.random.default_rng(0).integers(0, len(levels), (3, 4, 5)).astype(np.uint16)
+    planes = b""
+    for image in codes:
+        change = np.diff(np.diff(image, axis=1, prepend=np.uint16(0)), axis=0, prepend=np.uint16(0))
+        planes += (change >> 8).astype(np.uint8).tobytes() + change.astype(np.uint8).tobytes()
+    scores = np.array([1, 2, 3], np.float32)
+    arrays = {"codes": np.frombuffer(zlib.compress(planes), np.uint8), "levels": levels, "scores": scores}
+    sums = zlib.crc32(scores.tobytes() + levels.tobytes())
+    described = {"format": "ranked-16", "shape": "3,4,5", "crc32": f"{sums:08x}"}
+    save_file(arrays, tmp_path / "k", described)
+    maps, found = load_maps(tmp_path / "k")
+    assert maps.tobytes() == levels[codes].tobytes()
+    assert found.tobytes() == scores.tobytes()
+    save_file(arrays, tmp_path / "k", described | {"crc32": "0"})
+    with pytest.raises(DamagedMapsError, match="checksum"):
+        load_maps(tmp_path / "k")
+    save_file(arrays, tmp_path / "k", described | {"format": "of tomorrow"})
+    with pytest.raises(DamagedMapsError, match="unknown format 'of tomorrow'"):
+        load_maps(tmp_path / "k")
 
 
 def test_files_of_the_first_format_are_read(tmp_path: Path) -> None:
@@ -132,7 +157,7 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
             found = load_maps(path)[0]
         except DamagedMapsError:
             continue
-        assert (quantise(found)[0] == quantise(maps)[0]).all(), at
+        assert (found == maps).all(), at
     for end in (0, 5, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:end])
         with pytest.raises(DamagedMapsError):

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from harness import files
 from harness import rescore as module
 from harness.cli import main
-from harness.maps import LEVELS, load_maps
+from harness.maps import load_maps
 from harness.pictures import load_pictures
 from harness.spec import RunRecord
 from harness.views import View, load_view
@@ -94,7 +94,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(command, cwd=place, env=environment(place), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for path in place.rglob("*.maps.safetensors"):
-        assert b'"ranked-16"' in path.read_bytes()[:500]
+        assert b'"exact-32"' in path.read_bytes()[:500]
     return place
 
 
@@ -143,7 +143,7 @@ def test_the_runs_own_metrics_come_out_again(
     before = records(place)
     assert len(before) == 4
     for path, record in before.items():
-        assert len(np.unique(load_maps(path.with_suffix(".maps.safetensors"))[0])) > LEVELS // 2
+        assert len(np.unique(load_maps(path.with_suffix(".maps.safetensors"))[0])) > 1 << 15
         spoil(path, metrics={"all": dict.fromkeys(record.metrics["all"], 0.5)})
     monkeypatch.setattr(module, "METRICS_VERSION", 7)
     done = rescore()
@@ -164,8 +164,7 @@ def test_the_runs_own_metrics_come_out_again(
         for split, values in old.metrics.items():
             for name, value in values.items():
                 assert value is not None
-                again = new.metrics[split][name]
-                assert again == pytest.approx(value, rel=0, abs=0 if name.startswith("image") else 1e-4)
+                assert new.metrics[split][name] == pytest.approx(value, rel=0, abs=1e-12)
 
 
 def test_a_dry_run_prints_and_writes_nothing(place: Path, rescore: Callable[..., Result]) -> None:
@@ -282,8 +281,7 @@ def test_views_and_pictures_that_are_missing_are_made(place: Path, rescore: Call
         old, new = made[path], load_view(path)
         assert isinstance(old, View)
         assert new is not None
-        # The maps are nearly the same, as they were kept in 16 bits.
-        assert np.abs(new.curve - old.curve).max() < 0.01
+        assert np.array_equal(new.curve, old.curve)
         assert np.array_equal(new.scores, old.scores)
 
 

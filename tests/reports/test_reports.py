@@ -16,6 +16,7 @@ from harness.store import write_record
 from reports.html import page
 from reports.latex import ranks, tables
 from reports.leaderboard import COLUMNS, Cell, build, selection_gaps
+from reports.page.verdict import costs_of, verdicts
 from reports.write import write
 from tests.harness.places import hexadecimal
 
@@ -142,8 +143,27 @@ def test_selection_gap_is_selected_minus_last() -> None:
     board = build(
         [record("x", 0, 0.9, protocol="paper", last=0.7), record("y", 0, 0.8, protocol="paper", last=0.8)]
     )
-    assert selection_gaps(board) == [("d", "m", pytest.approx(85), pytest.approx(75))]
+    assert selection_gaps(board) == [("d", "m", pytest.approx(85), pytest.approx(75), "2 of 2")]
     assert "selects on test data" in page(board)
+
+
+def test_only_complete_methods_are_the_fastest_and_equal_ones_share_it() -> None:
+    def answers(method_runs: list[RunRecord]) -> dict[str, tuple[list[str], str]]:
+        ranking = only(method_runs)
+        found = verdicts(ranking, costs_of(ranking))
+        return {answer["question"]: (answer["methods"], answer["sure"]) for answer in found}
+
+    twin = [record(r.spec.category, r.spec.seed, 0.5, "twin") for r in FULL]
+    assert answers([*FULL, *twin])["Speed"] == (["m", "twin"], "median of its runs, one machine")
+    quick = [
+        r.model_copy(update={"timings": r.timings.model_copy(update={"images_per_second": 99})}) for r in twin
+    ]
+    assert answers([*FULL, *quick])["Speed"][0] == ["twin"]
+    told = "median of its runs, one machine; 1 incomplete not counted"
+    assert answers([*FULL, *quick[1:]])["Speed"] == (["m"], told)
+    assert answers([*FULL[1:], *quick[1:]])["Speed"][0] == ["twin"], (
+        "no method is complete: all there is to say"
+    )
 
 
 def test_ranks_tie_as_printed_and_skip_the_incomplete() -> None:
@@ -156,7 +176,8 @@ def test_the_gap_has_an_interval_where_every_run_has_both_epochs() -> None:
     # Gaps 20 and 10: 15 ± 12.706 · 7.071 / √2. The strict ranking of the same name changes nothing.
     text = page(build([*FULL, *paper]))
     assert "<td>+15.0</td><td>-48.5 to +78.5</td>" in text
-    assert "<td>+20.0</td><td>–</td>" in page(build(paper[:1]))
+    # A mean over the runs that happen to be there is none.
+    assert '<td>–</td><td>–</td><td class="missing">1 of 2</td><td>–</td>' in page(build(paper[:1]))
 
 
 def test_what_ties_with_the_best_is_bold_and_without_an_interval_that_is_said() -> None:

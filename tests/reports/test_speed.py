@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,14 +14,12 @@ from tests.reports.simulated import Simulation
 
 # The promise is for two cores that do nothing else; a machine that does gets so much longer.
 SLACK = 3.0
-# Types into a filter; returns after how many milliseconds the page is laid out again.
+# Types into a filter, and has the page laid out again.
 FILTER = """([name, value]) => {
     const field = document.getElementById("tools").elements.namedItem(name);
     field.value = value;
-    const began = performance.now();
     field.dispatchEvent(new Event("input", { bubbles: true }));
     document.body.getBoundingClientRect();
-    return performance.now() - began;
 }"""
 
 
@@ -28,6 +27,12 @@ def took(results: Path, out: Path, formats: str) -> float:
     began = time.perf_counter()
     write(results, out, formats=formats)
     return time.perf_counter() - began
+
+
+def busy(session: Any) -> float:
+    """Milliseconds that the page's main thread has computed so far, whatever else the machine does."""
+    found = {metric["name"]: metric["value"] for metric in session.send("Performance.getMetrics")["metrics"]}
+    return 1000 * float(found["TaskDuration"])
 
 
 def test_a_thousand_records_take_less_than_a_second(tmp_path: Path) -> None:
@@ -56,5 +61,12 @@ def test_a_hundred_thousand_records_take_seconds_and_fit_a_page(
     assert page.stat().st_size < 5_000_000
     assert "simulated</span>" in page.read_text(encoding="utf-8")
     with opened(page) as tab:
+        session = tab.context.new_cdp_session(tab)
+        session.send("Performance.enable", {"timeDomain": "threadTicks"})
+        tab.wait_for_timeout(2000)
         for name, value in (("method", "5, 7"), ("category", "1"), ("metric", "image_auroc"), ("method", "")):
-            assert tab.evaluate(FILTER, [name, value]) < 100 * SLACK
+            before = busy(session)
+            tab.evaluate(FILTER, [name, value])
+            # What is left for later counts too.
+            tab.wait_for_timeout(500)
+            assert busy(session) - before < 100, (name, value)

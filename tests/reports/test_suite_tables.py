@@ -220,13 +220,21 @@ def test_the_command_writes_each_and_names_the_suite_of_what_is_missing(
 def test_figures_are_drawn_by_name(results: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     options = ["report", "--format", "csv", "--results", str(results), "-o", str(tmp_path / "out")]
-    done = CliRunner().invoke(main, [*options, "--figures", "figure-7,figure-8,contamination"])
+    done = CliRunner().invoke(
+        main, [*options, "--tables", "table-3,figure-7", "--figures", "figure-6,figure-8,contamination"]
+    )
     assert done.exit_code == 0, done.output
+    assert "No record allows figure-6: `bench run --suite maps`" in " ".join(done.output.split())
+    assert "figure-7:" not in done.output
+    assert (tmp_path / "out" / "paper" / "table-3.tex").is_file()
     names = {path.stem.rpartition("-strict")[0] for path in (tmp_path / "out" / "figures").glob("*.svg")}
     assert {"figure-7-made", "figure-8-made"} <= names
     assert list((tmp_path / "out" / "figures").glob("contamination-*.pdf"))
     done = CliRunner().invoke(main, [*options, "--figures"])
     assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(main, [*options, "--tables", "figure-77"])
+    assert done.exit_code == 2
+    assert "There is no figure 'figure-77'. Did you mean 'figure-7'" in done.output
     with pytest.raises(UserError, match=r"There is no figure 'figure-77'. Did you mean 'figure-7'"):
         chosen_figures("figure-77")
     assert chosen_figures("all") == frozenset(FIGURES)
@@ -256,9 +264,9 @@ def test_figures_5_and_6_are_drawn_from_kept_parts(tmp_path: Path) -> None:
         raw = dict.fromkeys(("local", "global", "attention", "attention_global"), maps[:, ::32, ::32])
         save_parts(path.with_suffix(".parts.safetensors"), KeptParts(raw))
     board = build(made)
-    assert write_figures(board, tmp_path, tmp_path / "figures", {"figure-5", "figure-6"}) == 4
+    assert len(write_figures(board, tmp_path, tmp_path / "figures", {"figure-5", "figure-6"})) == 4
     names = {path.stem for path in (tmp_path / "figures").glob("*.png")}
     assert {name[:8] for name in names} == {"figure-5", "figure-6"}
     for path in tmp_path.rglob("*.parts.safetensors"):
         path.write_bytes(b"damaged")
-    assert write_figures(board, tmp_path, tmp_path / "none", {"figure-5", "figure-6"}) == 0
+    assert write_figures(board, tmp_path, tmp_path / "none", {"figure-5", "figure-6"}) == []
