@@ -91,6 +91,7 @@ class Writer:
         )
         self._rows: list[Row] = []
         self._bytes = 0
+        self._last: list[str] = []
         self.count = 0
 
     def __enter__(self) -> Writer:
@@ -104,7 +105,15 @@ class Writer:
         self._file.close()
 
     def add(self, row: Row) -> None:
-        """Writes a row."""
+        """Writes a row.
+
+        Raises:
+            ValueError: it does not come after the one before.
+        """
+        place = parts(row.name)
+        if place <= self._last:
+            raise ValueError(f"{row.name} comes after {'/'.join(self._last)}")
+        self._last = place
         self.count += 1
         self._rows.append(row)
         self._bytes += len(row.json)

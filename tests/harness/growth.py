@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,8 +49,10 @@ def copies(base: Path, count: int) -> Iterator[Row]:
     folder = Folder(base)
     names = record_names(base)
     for number in range(1, count + 1):
-        for name in names:
-            yield copy(folder.content(name), f"v{number}_{name.partition('/')[0]}")
+        for _, group in groupby(names, lambda name: name.rpartition("/")[0]):
+            made = (copy(folder.content(name), f"v{number}_{name.partition('/')[0]}") for name in group)
+            # In order of their own keys.
+            yield from sorted(made)
 
 
 def make(base: Path, results: Path, records: int, files: int) -> None:

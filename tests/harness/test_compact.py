@@ -407,6 +407,14 @@ def test_a_row_that_is_no_record_is_damaged_like_a_file(tmp_path: Path) -> None:
     assert all("is no record" in why for _, why in found)
 
 
+def test_rows_out_of_order_are_not_written(tmp_path: Path) -> None:
+    first, second = (parquet.Row(f"d/c/m/{key * 16}.json", "ok", 1, 1, b"{}") for key in "ab")
+    for later in (first, second):
+        with pytest.raises(ValueError, match="comes after"), parquet.Writer(tmp_path / "x") as writer:
+            writer.add(second)
+            writer.add(later)
+
+
 def test_one_process_at_a_time_and_without_pyarrow_a_sentence(
     results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
