@@ -121,7 +121,7 @@ def _speed(ranking: Ranking) -> Figure | None:
     low, high = (math.log(end(p.x for p in points)) for end in (min, max))
     for place, point in enumerate(sorted(points, key=lambda p: -p.y)):
         along = (math.log(point.x) - low) / (high - low) if high > low else 0.5
-        right = along < 0.25 or (along <= 0.75 and place % 2 == 1)
+        right = along < 0.35 or (along <= 0.65 and place % 2 == 1)
         mark = "o" if point in front else "s"
         axes.plot(point.x, point.y, mark, color=COLOURS[0 if point in front else 1], markersize=5)
         side: Any = {"xytext": (5, 2)} if right else {"xytext": (-5, 2), "ha": "right"}
