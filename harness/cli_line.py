@@ -249,21 +249,22 @@ def _predict(
 @click.command()
 @with_options((*_RUN, _OWN[0]))
 @click.option(
-    "-o", "--output", type=_PATH, default=Path("model.onnx"), show_default=True, help=".onnx, .pt2."
+    "-o", "--output", type=_PATH, default=Path("model.onnx"), show_default=True, help=".onnx, .pt2, .pt."
 )
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images at a time.")
+@click.option("--batch", type=click.IntRange(1), help="Exactly so many images at a time; else any number.")
 def export(
     run: Path | None,
     results: Path,
     debug: bool,
     method_file: str,
     output: Path,
-    batch: int,
+    batch: int | None,
     **given: Any,
 ) -> None:
-    """Write a RUN whose weights were kept as ONNX or torch.export: uint8 images to score and map.
+    """Write a RUN whose weights were kept as a file: uint8 images to score and map.
 
-    The file is compared with PyTorch before it is left; ONNX in ONNX Runtime.
+    .onnx is ONNX, .pt2 torch.export, .pt TorchScript. The file is compared with PyTorch before it is left;
+    ONNX in ONNX Runtime.
     """
     with sentences(debug):
         import logging
@@ -279,7 +280,7 @@ def export(
         with trained_method(path, record, "cpu", cache_dir(), method_file) as method:
             difference = write(method, record, output, batch)
         size = record.spec.image_size
-        click.echo(f"{output}: images, uint8 [{batch}, 3, {size}, {size}], to score and map.")
+        click.echo(f"{output}: images, uint8 [{batch or 'any number'}, 3, {size}, {size}], to score and map.")
         click.echo(f"The largest difference from PyTorch is {difference:.1e} of the largest value.")
         if record.operating and (found := record.operating.find("quantile", 0.01)):
             click.echo(f"Threshold by the quantile for 1 % false alarms: {found.value:.6g}.")

@@ -1,4 +1,4 @@
-"""A trained method as one file that needs no ulsad-bench: ONNX, or ``torch.export``'s .pt2."""
+"""A trained method as one file that needs no ulsad-bench: ONNX, ``torch.export`` or TorchScript."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from harness.spec import RunRecord
 
 # How far scores and maps may be from PyTorch's, as a share of the largest of PyTorch's.
 TOLERANCE = 1e-4
-SUFFIXES = (".onnx", ".pt2")
+SUFFIXES = (".onnx", ".pt2", ".pt")
+# A file for any number of images is traced with the first of these, and compared with PyTorch at all of them.
+# Exporters take 1 for a number that never changes.
+_COUNTS = (2, 1, 5)
 _NEEDED = ("onnx", "onnxruntime", "onnxscript")
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -51,13 +54,13 @@ def check_output(output: Path) -> None:
         UserError: its suffix is unknown, or packages are missing.
     """
     if output.suffix not in SUFFIXES:
-        raise UserError(f"{output} has no known suffix: give a file ending in {' or '.join(SUFFIXES)}.")
+        raise UserError(f"{output} has no known suffix: give a file ending in .onnx, .pt2 or .pt.")
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if output.suffix == ".onnx" and missing:
         raise UserError(f'ONNX needs {missing[0]}: pip install "ulsad-bench[onnx]", or write a .pt2 file.')
 
 
-def export(method: Method, record: RunRecord, output: Path, batch: int = 1) -> float:
+def export(method: Method, record: RunRecord, output: Path, batch: int | None = None) -> float:
     """Writes a trained method as a file and compares it with PyTorch; one that differs is not left.
 
     The file takes ``images``, uint8 ``[batch, 3, S, S]``, RGB, and gives ``score`` and ``map``.
@@ -65,8 +68,8 @@ def export(method: Method, record: RunRecord, output: Path, batch: int = 1) -> f
     Args:
         method: as it was trained, on the CPU.
         record: of its run.
-        output: the file, ``.onnx`` or ``.pt2``.
-        batch: how many images it takes at a time.
+        output: the file, ``.onnx``, ``.pt2`` or ``.pt``.
+        batch: how many images it takes at a time; ``None`` for any number.
 
     Returns:
         The largest difference from PyTorch over several batches, as a share of PyTorch's largest value.
@@ -75,24 +78,25 @@ def export(method: Method, record: RunRecord, output: Path, batch: int = 1) -> f
         UserError: the method cannot be written so, the file gives something else, or cannot be written.
     """
     size = record.spec.image_size
-    examples = list(_examples(batch, size))
+    examples = [images for count in ([batch] if batch else _COUNTS) for images in _examples(count, size)]
     # What a method makes at its first image must be there before it is traced.
     method.predict(examples[0])
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.parent / temporary_name(output.name)
+    hint = "" if batch else " Perhaps it can be with a fixed number of images: give --batch 1."
     try:
         try:
-            run = _write(_Line(method).eval(), examples[0], output.suffix, temporary)
+            run = _write(_Line(method).eval(), examples[0], output.suffix, temporary, batch is None)
+            difference = max(_difference(method, run, images) for images in examples)
         except OSError:
             raise
         except Exception as error:  # tracing runs a method's own code, and fails anywhere in it
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"Method '{record.spec.method}' cannot be exported ({reason}).") from error
-        difference = max(_difference(method, run, images) for images in examples)
+            raise UserError(f"Method '{record.spec.method}' cannot be exported ({reason}).{hint}") from error
         if not difference <= TOLERANCE:
             raise UserError(
                 f"The exported {record.spec.method} differs from PyTorch by {difference:.1e} of the largest "
-                f"value, more than {TOLERANCE:g}: {output} is not written."
+                f"value, more than {TOLERANCE:g}: {output} is not written.{hint}"
             )
         temporary.replace(output)
     except OSError as error:
@@ -102,19 +106,26 @@ def export(method: Method, record: RunRecord, output: Path, batch: int = 1) -> f
     return difference
 
 
-def _write(line: nn.Module, example: Tensor, suffix: str, path: Path) -> Runner:
+def _write(line: nn.Module, example: Tensor, suffix: str, path: Path, any_number: bool) -> Runner:
     """Writes a file and returns the function that it is, read back."""
     with warnings.catch_warnings(), torch.no_grad():
-        # PyTorch warns of what it is going to change in itself.
+        # PyTorch warns of what it is going to change in itself, and of numbers that tracing makes constant.
         warnings.simplefilter("ignore")
-        program = torch.export.export(line, (example,), strict=False)
+        if suffix == ".pt":
+            # Comparing is done here, and of more images.
+            torch.jit.trace(line, (example,), check_trace=False).save(path)  # type: ignore[no-untyped-call]
+            loaded = torch.jit.load(path)  # type: ignore[no-untyped-call]
+            return lambda images: _arrays(loaded(images))
+        shapes = ({0: torch.export.Dim("batch")},) if any_number else None
+        program = torch.export.export(line, (example,), dynamic_shapes=shapes, strict=False)
         if suffix == ".pt2":
             with path.open("wb") as file:
                 torch.export.save(program, file)
             with path.open("rb") as file:
-                loaded = torch.export.load(file).module()
-            return lambda images: _arrays(loaded(images))
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+                module = torch.export.load(file).module()
+            return lambda images: _arrays(module(images))
+        for name in ("torch.onnx", "onnxscript"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         names: dict[str, Any] = {"input_names": ["images"], "output_names": ["score", "map"]}
         made = torch.onnx.export(program, (example,), dynamo=True, verbose=False, **names)
         assert made is not None  # noqa: S101 - the exporter of `dynamo` returns it

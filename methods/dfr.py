@@ -158,7 +158,7 @@ class DFR(Method):
         return torch.cat([self._to_grid(y) for y in self._maps(self._normalise(images))], dim=1)
 
     def _to_grid(self, y: Tensor) -> Tensor:
-        side = y.shape[-1]
+        side = int(y.shape[-1])
         if side not in self._resize:
             self._resize[side] = resize_and_average(side, self.setup.image_size).to(y.device)
         R = self._resize[side]
@@ -198,8 +198,11 @@ class DFR(Method):
         """
         if self.autoencoder is None:
             raise RuntimeError("DFR.predict was called before fit or load_state_dict")
+        # A file made of this takes any number of images, which it cannot tell beforehand.
+        traced = torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        at_once = AT_ONCE.get(self.setup.device.type, ELSEWHERE)
         self.autoencoder.eval()
-        parts = torch.split(images, AT_ONCE.get(self.setup.device.type, ELSEWHERE))
+        parts = [images] if traced else torch.split(images, at_once)
         errors = torch.cat([self._errors(self.autoencoder, part) for part in parts])
         size = (self.setup.image_size, self.setup.image_size)
         maps = F.interpolate(errors[:, None], size=size, mode="bilinear", align_corners=True)[:, 0]
@@ -214,24 +217,25 @@ class DFR(Method):
         """
         first, *middle, last = autoencoder
         inwards, outwards = cast(Tensor, first.weight), cast(Tensor, last.weight)
-        layers, begin = list[Tensor](), 0
+        layers, widths, begin = list[Tensor](), list[int](), 0
         # By the side of what was convolved: all of one side are resized together.
         sums: dict[int, Tensor] = {}
         for f in self._maps(self._normalise(images)):
             layers.append(self._to_grid(f))
             small = f if f.shape[-1] < layers[-1].shape[-1] else layers[-1]
-            part = F.conv2d(small, inwards[:, begin : begin + f.shape[1]])
-            side = small.shape[-1]
+            # Numbers also where PyTorch traces, which has tensors for them.
+            width, side = int(f.shape[1]), int(small.shape[-1])
+            part = F.conv2d(small, inwards[:, begin : begin + width])
             sums[side] = sums[side].add_(part) if side in sums else part
-            begin += f.shape[1]
+            widths.append(width)
+            begin += width
         hidden = cast(Tensor, first.bias).view(1, -1, 1, 1)
         for side, part in sums.items():
             hidden = hidden + (part if side == layers[0].shape[-1] else self._to_grid(part))
         for layer in middle:
             hidden = layer(hidden)
-        sizes = [y.shape[1] for y in layers]
         squares = torch.zeros_like(layers[0][:, 0])
-        rows = torch.split(outwards, sizes), torch.split(cast(Tensor, last.bias), sizes)
+        rows = torch.split(outwards, widths), torch.split(cast(Tensor, last.bias), widths)
         for y, weight, bias in zip(layers, *rows, strict=True):
             squares += F.conv2d(hidden, weight, bias).sub_(y).square_().sum(dim=1)
         return squares / begin

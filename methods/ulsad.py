@@ -173,7 +173,8 @@ class ULSAD(Method):
             y = torch.cat([fine, upsample(coarse, fine.shape[-1])], dim=1)
             # Adaptive average pooling along the channel axis: 1536 → 384 are means of 4 neighbours.
             pooled = F.adaptive_avg_pool1d(y.flatten(2).transpose(1, 2), self.c).transpose(1, 2)
-        return pooled.reshape(len(y), self.c, *y.shape[2:])
+        # A traced `len` is a constant, a traced shape is not.
+        return pooled.reshape(y.shape[0], self.c, *y.shape[2:])
 
     def _has_rectified_features(self) -> bool:
         """Whether N_θ gives no negative value: any one image tells, signed features have both signs."""

@@ -41,9 +41,9 @@ def axes_of(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def short(name: str) -> str:
-    """Returns a name as a figure has room for it."""
+    """Returns a name as a figure has room for it; variants differ at the end, so the middle goes."""
     shown = visible(name)
-    return shown if len(shown) <= 30 else f"{shown[:29]}…"
+    return shown if len(shown) <= 30 else f"{shown[:9]}…{shown[-20:]}"
 
 
 def typical(pictures: Pictures, scores: Sequence[npt.NDArray[np.float32]]) -> list[int]:

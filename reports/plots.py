@@ -8,6 +8,7 @@ Figure 9); the selection gap of all; and what suites are for, see :mod:`reports.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,11 +138,15 @@ def _speed(ranking: Ranking) -> Figure | None:
     figure, axes = axes_of(4.2, 2.8)
     front = pareto(points)
     axes.plot([p.x for p in front], [p.y for p in front], color=COLOURS[0], linewidth=1)
-    # Names to the right and to the left by turns, from above, so that neighbours do not cover each other.
+    # Names to the right and to the left by turns, from above, so that neighbours do not cover each other, but
+    # inwards at the ends of the axis, so that they do not cover its numbers.
+    low, high = (math.log(end(p.x for p in points)) for end in (min, max))
     for place, point in enumerate(sorted(points, key=lambda p: -p.y)):
+        along = (math.log(point.x) - low) / (high - low) if high > low else 0.5
+        right = along < 0.35 or (along <= 0.65 and place % 2 == 1)
         mark = "o" if point in front else "s"
         axes.plot(point.x, point.y, mark, color=COLOURS[0 if point in front else 1], markersize=5)
-        side: Any = {"xytext": (5, 2)} if place % 2 else {"xytext": (-5, 2), "ha": "right"}
+        side: Any = {"xytext": (5, 2)} if right else {"xytext": (-5, 2), "ha": "right"}
         where = (point.x, point.y)
         axes.annotate(short(point.name), where, textcoords="offset points", fontsize=7, **side)
     axes.set_xscale("log")

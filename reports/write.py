@@ -233,7 +233,8 @@ def _terminal(ranking: Ranking) -> Table:
     """A ranking for the terminal: methods × metrics, means over categories."""
     badges = "".join(f" · {badge.upper()}" for badge in ranking.badges())
     table = Table(title=Text(visible(f"{ranking.dataset} · {ranking.name}{badges}")), title_justify="left")
-    table.add_column("method")
+    # Variants of a method differ at the end of their names, which must not be cut off.
+    table.add_column("method", overflow="fold")
     metrics = {"all": ("image_auroc", "pixel_auroc", "aupro"), KINDS_MEAN: ("spro_0.05",)}
     columns = [(split, metric) for split in ranking.splits for metric in metrics.get(split, ("image_auroc",))]
     for split, metric in columns:

@@ -330,7 +330,7 @@
     return [
       make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Runs" }, make("table", {}, head, body, foot)),
       make("p", {}, about),
-      ...(made ? [make("p", {}, "Made from: parts that another run kept, whose key this is (nothing was trained), or kept maps, scored again on that day.")] : []),
+      ...(made ? [make("p", {}, "The last column says what a row was made from: parts that another run kept, by its key (nothing was trained), or its kept maps, scored again on that day.")] : []),
     ];
   }
 

@@ -202,7 +202,7 @@ def test_an_opened_cell_says_what_its_numbers_were_made_from(report: Path, tmp_p
             tab.get_by_role("dialog").wait_for()
             table = tab.locator("dialog table").first
             heads = table.locator("thead th").all_inner_texts()
-            assert ("Made from" in heads, "Made from:" in tab.get_by_role("dialog").inner_text()) == (
+            assert ("Made from" in heads, "was made from" in tab.get_by_role("dialog").inner_text()) == (
                 bool(wanted),
                 bool(wanted),
             )

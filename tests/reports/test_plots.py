@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.store import read_records
+from reports.drawing import short
 from reports.leaderboard import build
 from reports.plots import KINDS, write_figures
 from tests.reports import test_page
@@ -46,3 +47,11 @@ def test_odd_names_are_drawn_as_they_are(tmp_path: Path) -> None:
     ]
     for name in write_figures(build(odd), tmp_path, tmp_path / "figures"):
         assert (tmp_path / "figures" / f"{name}.svg").is_file()
+
+
+def test_variants_of_a_method_keep_different_names_in_a_figure() -> None:
+    rest = ("loss_lg=false", "loss_lg=false,loss_pg=direct", "loss_pg=direct")
+    names = [short(f"ulsad[lambda_g=0,lambda_l=0,{text}]") for text in rest]
+    assert len(set(names)) == 3
+    assert max(map(len, names)) <= 30
+    assert short("ulsad") == "ulsad"

@@ -67,8 +67,8 @@ FAULTS = (
         (
             Edit(
                 "methods/dfr.py",
-                "        self.autoencoder.eval()\n        parts = torch.split(",
-                "        self.autoencoder.train()\n        parts = torch.split(",
+                "        self.autoencoder.eval()\n        parts = ",
+                "        self.autoencoder.train()\n        parts = ",
             ),
         ),
         ("dfr",),
