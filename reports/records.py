@@ -88,7 +88,7 @@ def _load(results: Path, names: Sequence[str], place: Path | None) -> Loaded:
     folder, compacted = Folder(results), _stamp(f"{results}/{COMPACTED}")
     for name in names:
         stamp = _stamp(f"{results}/{name}")
-        if stamp.size < 0:
+        if stamp[0] < 0:
             stamp = compacted
         found = known.get(name)
         if found is None or found[0] != stamp:

@@ -12,6 +12,9 @@ from methods.anomalib.coreset import greedy_coreset, sparse_projection
 from methods.anomalib.padim import fit_gaussians
 from tests.bench.pairs import Pair
 
+# Rows that are equally far but for this share are so within float32's rounding, which processors differ in.
+ROUNDING = 1e-6
+
 
 def patches(rows: int, features: int) -> Tensor:
     """Returns clustered rows, as patches of one kind of object are."""
@@ -21,8 +24,19 @@ def patches(rows: int, features: int) -> Tensor:
     return centres[chosen] + 0.3 * torch.randn(rows, features, generator=generator)
 
 
+def _from_farthest(X: Tensor, picks: list[int]) -> float:
+    """Returns by what share a pick was nearer than the farthest row at its turn, at most; in float64."""
+    X = X.double()
+    nearest = (X - X[picks[0]]).norm(dim=1)
+    excess = 0.0
+    for pick in picks[1:]:
+        excess = max(excess, 1 - float(nearest[pick] / nearest.max()))
+        nearest = torch.minimum(nearest, (X - X[pick]).norm(dim=1))
+    return excess
+
+
 def pairs(rounds: int = 3, rows: int = 20_000, features: int = 384) -> Iterator[Pair]:
-    """Yields the comparisons; the coreset's picks are checked to be the same."""
+    """Yields the comparisons; the coreset's picks are checked to be the same but for ties."""
     from anomalib.models.components.sampling import k_center_greedy
     from anomalib.models.components.stats.multi_variate_gaussian import MultiVariateGaussian
 
@@ -51,10 +65,12 @@ def pairs(rounds: int = 3, rows: int = 20_000, features: int = 384) -> Iterator[
         return [int(i) for i in greedy_coreset(X @ projection, count, start)]
 
     mine, others = ours(), theirs()
-    if mine != others:
-        first = next(i for i, (a, b) in enumerate(zip(mine, others, strict=True)) if a != b)
-        raise RuntimeError(f"pick {first} differs from anomalib's")
-    note = f"{count} of {rows} rows of {features} numbers, projected to {projection.shape[1]}; the same picks"
+    agree = next((i for i, (a, b) in enumerate(zip(mine, others, strict=True)) if a != b), count)
+    excess = max(_from_farthest(X @ projection, picks) for picks in (mine, others))
+    if excess > ROUNDING:
+        raise RuntimeError(f"pick {agree} differs from anomalib's, and not by rounding: {excess:.1e}")
+    same = "the same picks" if agree == count else f"the same picks up to {agree}, where rows tie"
+    note = f"{count} of {rows} rows of {features} numbers, projected to {projection.shape[1]}; {same}"
     yield Pair("PatchCore's coreset", ours, theirs, "anomalib's", 3, rounds, note=note)
 
     E = patches(60 * 196, 100).reshape(60, 14, 14, 100).permute(0, 3, 1, 2).contiguous()
