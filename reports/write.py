@@ -19,6 +19,7 @@ from harness.errors import UserError
 from harness.files import write_atomically
 from harness.spec import KINDS_MEAN
 from reports.audit import audit
+from reports.beside import beside
 from reports.compare import Pair, compare, frame
 from reports.formats import FORMATS, asked, to_json, to_markdown, to_parquet
 from reports.html import page
@@ -33,6 +34,8 @@ from reports.published import Published, published
 from reports.records import load
 from reports.tidy import to_csv as tidy_csv
 
+# From so many records on, the page and the tables are worth a core each.
+MANY = 10_000
 _MARK = "% Written by `bench report`; it is replaced by the next report.\n"
 
 
@@ -153,19 +156,24 @@ def _write(
             f"There are no records in {results}{damaged}: run `bench run` first, or give --results."
         )
     pairs = compare(board, numbers)
-    try:
+
+    def rest() -> None:
         if kinds & {"csv", "json", "parquet"}:
             _write_tidy(output, board, pairs, kinds)
-        if "html" in kinds:
-            audited, gallery = audit(numbers) if pairs else None, Gallery(results)
-            html = page(board, pairs, audited, results, gallery)
-            # First the pictures: a page never links to one that is not there yet.
-            write_pictures(output / FOLDER, gallery.files)
-            write_atomically(output / FORMATS["html"], html.encode())
         if "latex" in kinds:
             _write_tables(output / FORMATS["latex"], tables(board, style.name, style.cite))
         if "markdown" in kinds:
             write_atomically(output / FORMATS["markdown"], to_markdown(board).encode())
+
+    try:
+        # pyarrow, which writes Parquet, has threads, which a copied process would lack.
+        with beside(rest, len(records) >= MANY and "html" in kinds and "parquet" not in kinds):
+            if "html" in kinds:
+                audited, gallery = audit(numbers) if pairs else None, Gallery(results)
+                html = page(board, pairs, audited, results, gallery)
+                # First the pictures: a page never links to one that is not there yet.
+                write_pictures(output / FOLDER, gallery.files)
+                write_atomically(output / FORMATS["html"], html.encode())
     except OSError as error:
         raise UserError(f"The report cannot be written to {output} ({error.strerror or error}).") from error
     drawn = write_figures(board, results, output / "figures", figures) if figures else []
