@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.files import SETTLED_NS, write_atomically
+from harness.parquet import Compacted
 from harness.spec import RunSpec, slug
 from harness.store import Folder, read_record, state_of
 
@@ -60,8 +61,10 @@ class Seen:
         folder = self._folder(spec)
         path = f"{folder}{key}.json"
         entry = self._results.inside(folder).get(f"{key}.json")
-        if entry is None or (state := state_of(entry)) is None:
-            return self._compacted(path)
+        if entry is None:
+            return _compacted(self._results.compacted_then(), path)
+        if (state := state_of(entry)) is None:
+            return _compacted(self._results.compacted(), path)
         known = self._known.get(path)
         if known is None or known.state != state:
             record = read_record(self._results.results / path)
@@ -98,14 +101,14 @@ class Seen:
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 
-    def _compacted(self, path: str) -> Ended | None:
-        there = self._results.compacted()
-        if there is None or (known := there.known(path)) is None:
-            return None
-        return Ended((0, known.size, known.modified), known.outcome, known.metrics_version)
-
     def _folder(self, spec: RunSpec) -> str:
         own = (spec.dataset, spec.category, spec.method)
         if own not in self._folders:
             self._folders[own] = "".join(f"{slug(part)}/" for part in own)
         return self._folders[own]
+
+
+def _compacted(there: Compacted | None, path: str) -> Ended | None:
+    if there is None or (known := there.known(path)) is None:
+        return None
+    return Ended((0, known.size, known.modified), known.outcome, known.metrics_version)

@@ -148,7 +148,13 @@ class Folder:
         """
         if folder not in self._listed:
             self._listed[folder] = {entry.name: entry for entry in _inside(self.results, folder)}
+            # Afterwards: what was compacted in between is not missed.
+            self.compacted()
         return self._listed[folder]
+
+    def compacted_then(self) -> Compacted | None:
+        """Returns the compacted records as they were last seen, after any folder was listed."""
+        return self._compacted
 
     def states(self) -> Iterator[tuple[str, State]]:
         """Yields where records lie, in no order, and what tells their content from another.
