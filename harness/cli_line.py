@@ -90,13 +90,14 @@ def _show(record: RunRecord, operating: Operating, costs: Costs | None) -> None:
     splits = ["all", *(kinds if len(kinds) > 1 else [])]
     images = operating.images
     counted = (
-        f"{operating.validation} normal validation images; test: {images['normal']} normal, "
+        f"{operating.validation} normal validation image{'s' * (operating.validation != 1)}; "
+        f"test: {images['normal']} normal, "
         f"{images['all']} anomalous"
     )
     table = Table(title=Text(f"{record.spec.label()}\n{counted}"), title_justify="left")
     heads = ["threshold", "", "false alarms", *(f"recall, {split}" for split in splits)]
     for head in [*heads, *(["per 1,000 parts"] if costs else [])]:
-        table.add_column(head)
+        table.add_column(head, no_wrap=head == "threshold")
     rows = [(t.name, t, None) for t in operating.thresholds]
     found = list(choices(operating, costs)) if costs and _both(operating) else []
     for name, chosen, cost in [(c.name, c.threshold, c.cost) for c in found] or rows:
