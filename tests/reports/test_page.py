@@ -197,8 +197,8 @@ def test_an_opened_cell_says_what_its_numbers_were_made_from(report: Path, tmp_p
         (report, []),
     ):
         with opened(page) as tab:
-            tab.evaluate("document.querySelectorAll('details.lazy').forEach(d => { d.open = true; })")
-            tab.evaluate("document.querySelectorAll('details.lazy table.opens td button')[1].click()")
+            tab.get_by_text("Per category").first.click()
+            tab.locator("details.lazy table.opens td").get_by_role("button").nth(1).click()
             tab.get_by_role("dialog").wait_for()
             table = tab.locator("dialog table").first
             heads = table.locator("thead th").all_inner_texts()
