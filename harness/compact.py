@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from harness.claims import SUFFIX, sweep
 from harness.errors import UserError
-from harness.files import is_plain_file, place_atomically, temporary_name
+from harness.files import is_plain_file, temporary_name, write_atomically
 from harness.parquet import Compacted, Row, Writer, parts
 from harness.store import (
     COMPACTED,
@@ -88,7 +88,7 @@ def expand(results: Path) -> Moved:
                 path = results / row.name
                 # A file is newer.
                 if state_of(path) is None:
-                    place_atomically(path, row.json)
+                    write_atomically(path, row.json, settle=False)
                     os.utime(path, ns=(row.modified, row.modified))
                     count += 1
             # Until now they may be in memory alone.

@@ -29,8 +29,14 @@ def cache_dir() -> Path:
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("ulsad-bench"))
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, settle: bool = True) -> None:
     """Writes a file so that readers, and a crash at any moment, see the old content or the new.
+
+    Args:
+        path: its folder is made.
+        content: the whole file.
+        settle: whether to wait for the disk. Where many files are written, it is quicker to do so once,
+            afterwards: until then a crash of the machine may lose them.
 
     Raises:
         OSError: the folder cannot be made or written, or the disk is full; the old file stays.
@@ -40,8 +46,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     try:
         with temporary.open("wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if settle:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -72,21 +79,6 @@ def copy_atomically(source: Path, target: Path) -> None:
     try:
         shutil.copyfile(source, temporary)
         temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def place_atomically(path: Path, content: bytes) -> None:
-    """Writes one of many files, without waiting for the disk: a crash of the machine may lose it.
-
-    Raises:
-        OSError: the folder cannot be made or written, or the disk is full; the old file stays.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / temporary_name(path.name)
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

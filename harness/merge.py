@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from harness.compact import alone
 from harness.errors import UserError
-from harness.files import copy_atomically, is_plain_file, place_atomically
+from harness.files import copy_atomically, is_plain_file, write_atomically
 from harness.spec import RunRecord
 from harness.store import Folder, cannot_write, parse_record, prepare, record_names, record_path
 
@@ -166,7 +166,7 @@ def _write(found: Sequence[_Found], target: Path) -> bool:
     there = next((one for one in found if one.path == own), None)
     changed = there is None or there.content != stays.content
     if changed:
-        place_atomically(own, stays.content)
+        write_atomically(own, stays.content, settle=False)
     return changed
 
 

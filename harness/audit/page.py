@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import jinja2
 import numpy as np
 from PIL import Image
 
 from harness.audit.audit import Audited, Finding, Picture
 from harness.audit.shifts import GREY_LEVELS, LARGE, LEVEL
+from harness.html import render
 from harness.images import read_mask, read_rgb
 
 # Side of a picture in pixels, and how many findings of a kind are shown with pictures in each category.
@@ -35,14 +35,8 @@ def page(audited: Sequence[Audited]) -> str:
     Raises:
         UserError: a picture can no longer be read.
     """
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return templates.get_template("audit.html.j2").render(
+    return render(
+        Path(__file__).parent / "audit.html.j2",
         when=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         categories=[_category(one, f"c{number}") for number, one in enumerate(audited)],
         rule=f"p ≤ {LEVEL}, |δ| ≥ {LARGE} and {GREY_LEVELS:g} grey levels",

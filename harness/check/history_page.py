@@ -7,11 +7,11 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from harness.check.history import Course, Night
 from harness.check.text import plain
+from harness.html import render
 
 _WIDTH, _HEIGHT, _EDGE = 420, 90, 6
 
@@ -23,13 +23,6 @@ def page(nights: Sequence[Night], courses: Sequence[Course]) -> str:
         nights: the checks, oldest first, at least one.
         courses: of their values, those of a cell together.
     """
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     cells = [
         {"name": plain(name), "charts": [_chart(course) for course in own]}
         for name, own in groupby(courses, lambda course: course.cell)
@@ -39,7 +32,8 @@ def page(nights: Sequence[Night], courses: Sequence[Course]) -> str:
     ]
     last = {"time": plain(nights[-1].time), "answer": nights[-1].answer, "count": len(nights)}
     box = {"width": _WIDTH, "height": _HEIGHT}
-    return templates.get_template("history.html.j2").render(cells=cells, changes=changes, last=last, **box)
+    template = Path(__file__).parent / "history.html.j2"
+    return render(template, cells=cells, changes=changes, last=last, **box)
 
 
 def _chart(course: Course) -> dict[str, Any]:

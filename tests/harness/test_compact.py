@@ -238,8 +238,8 @@ COMPACTING = {
     "removing another": dies(module, "_remove_file", 23),
 }
 EXPANDING = {
-    "writing": dies(module, "place_atomically", 20),
-    "written": dies(module, "place_atomically", 40, after=True),
+    "writing": dies(module, "write_atomically", 20),
+    "written": dies(module, "write_atomically", 40, after=True),
     "another": dies(module.os, "utime", 11),
 }
 
