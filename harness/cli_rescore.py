@@ -19,10 +19,18 @@ if TYPE_CHECKING:
 @click.option("--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
 @click.option("--data-root", envvar="BENCH_DATA", type=click.Path(path_type=Path), help="Folder of datasets.")
 @click.option("--cards", callback=names, help="Cards of datasets of one's own: comma-separated paths.")
+@click.option(
+    "--metrics", "only", callback=names, help="Only these: comma-separated; others stay. [default: all]"
+)
 @click.option("--dry-run", is_flag=True, help="Print old and new values, write nothing.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def rescore(
-    results: Path, data_root: Path | None, cards: list[str] | None, dry_run: bool, debug: bool
+    results: Path,
+    data_root: Path | None,
+    cards: list[str] | None,
+    only: list[str] | None,
+    dry_run: bool,
+    debug: bool,
 ) -> None:
     """Compute all metrics again from the maps that `--keep maps` left, without any method.
 
@@ -36,7 +44,7 @@ def rescore(
         from harness.rescore import rescore as again
 
         done = refused = failed = 0
-        for one in again(results, cards or [], data_root, cache_dir(), write=not dry_run):
+        for one in again(results, cards or [], data_root, cache_dir(), not dry_run, only or ()):
             click.echo(_line(one))
             if dry_run and one.old and one.new:
                 _print_values(one.old, one.new)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -48,7 +48,12 @@ class _RefusedError(Exception):
 
 
 def rescore(
-    results: Path, cards: Sequence[str], data_root: Path | None, cache: Path, write: bool
+    results: Path,
+    cards: Sequence[str],
+    data_root: Path | None,
+    cache: Path,
+    write: bool,
+    only: Collection[str] = (),
 ) -> Iterator[Rescored]:
     """Computes the metrics of every record again, one after the other.
 
@@ -62,9 +67,12 @@ def rescore(
         data_root: folder of datasets.
         cache: the cache folder.
         write: whether to replace the records.
+        only: names of the metrics to replace, all where there is none. A record whose metrics are of another
+            version is refused then: its values would be of two versions.
 
     Raises:
-        UserError: there is no results folder, it cannot be written, or a card has a mistake.
+        UserError: there is no results folder, it cannot be written, there is no such metric, or a card has a
+            mistake.
     """
     paths = record_files(results)
     own = {card.name: card for card in map(load_card, cards)}
@@ -104,6 +112,9 @@ def rescore(
             spec = old.spec
             if old.identity.data != on_disk(spec.dataset, spec.category)[2]:
                 raise _RefusedError("its category's files on disk are not those that it was made from")
+            if only and old.fingerprint.metrics_version != METRICS_VERSION:
+                versions = f"{old.fingerprint.metrics_version}, these of {METRICS_VERSION}"
+                raise _RefusedError(f"its metrics are of version {versions}: leave out --metrics")
             if spec.protocol not in PROTOCOLS:
                 raise _RefusedError(f"its protocol '{spec.protocol}' is unknown")
             # Where nothing was moved the seed does not count, and runs share what is read.
@@ -115,6 +126,8 @@ def rescore(
         except (_RefusedError, DamagedMapsError, UserError) as error:
             yield Rescored(old.spec.label(), old, refused=str(error).rstrip("."))
             continue
+        if only:
+            metrics = _replaced(old.metrics, metrics, only)
         fingerprint = old.fingerprint.model_copy(update={"metrics_version": METRICS_VERSION})
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         new = old.model_copy(update={"metrics": metrics, "fingerprint": fingerprint, "rescored": now})
@@ -123,6 +136,18 @@ def rescore(
                 replace_record(results, path, new)
             _view(results, path, new, maps, scores, on_disk(spec.dataset, spec.category)[1], cache)
         yield Rescored(old.spec.label(), old, new)
+
+
+def _replaced(old: Metrics, new: Metrics, names: Collection[str]) -> Metrics:
+    """Returns the old metrics with some of the new ones."""
+    known = list(dict.fromkeys(name for values in new.values() for name in values))
+    for name in names:
+        if name not in known:
+            raise UserError(f"There is no metric '{name}': --metrics takes {', '.join(known)}.")
+    return {
+        split: old.get(split, {}) | {name: value for name, value in values.items() if name in names}
+        for split, values in new.items()
+    }
 
 
 def differences(old: Metrics, new: Metrics) -> Iterator[tuple[str, float | None, float | None]]:

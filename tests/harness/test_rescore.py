@@ -167,6 +167,33 @@ def test_the_runs_own_metrics_come_out_again(
                 assert new.metrics[split][name] == pytest.approx(value, rel=0, abs=1e-12)
 
 
+def test_only_the_metrics_asked_for_are_replaced(place: Path, rescore: Callable[..., Result]) -> None:
+    before = records(place)
+    for path, record in before.items():
+        spoil(path, metrics={split: dict.fromkeys(values, 0.5) for split, values in record.metrics.items()})
+    done = rescore("--metrics", "image_auroc,aupro")
+    assert done.exit_code == 0, done.output
+    for path, record in records(place).items():
+        for split, values in record.metrics.items():
+            for name, value in values.items():
+                expected = before[path].metrics[split][name] if name in ("image_auroc", "aupro") else 0.5
+                assert value == pytest.approx(expected, rel=0, abs=1e-12)
+
+
+def test_some_metrics_alone_need_a_name_and_the_same_version(
+    place: Path, rescore: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(place)
+    done = rescore("--metrics", "auc")
+    assert done.exit_code == 2
+    assert "There is no metric 'auc': --metrics takes image_auroc" in done.output
+    monkeypatch.setattr(module, "METRICS_VERSION", 7)
+    done = rescore("--metrics", "aupro")
+    assert done.exit_code == 1
+    assert done.output.count("its metrics are of version 1, these of 7: leave out --metrics") == 4
+    assert contents(place) == before
+
+
 def test_a_dry_run_prints_and_writes_nothing(place: Path, rescore: Callable[..., Result]) -> None:
     path = paths(place)[0]
     old = json.loads(path.read_text())
