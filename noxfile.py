@@ -14,20 +14,21 @@ import nox
 
 nox.options.sessions = ["lint", "types", "tests"]
 PYTHON = sys.executable
+# Tests file by file in two processes. Threads of one that wait for those of another take ten times as long.
+PARALLEL = ("-n2", "--dist=loadscope")
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 @nox.session(python=False)
 def tests(session: nox.Session) -> None:
     """The fast tests, with what is passed after -- handed on to pytest."""
-    session.run(PYTHON, "-m", "pytest", *session.posargs)
+    session.run(PYTHON, "-m", "pytest", *PARALLEL, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session(python=False)
 def slow(session: nox.Session) -> None:
-    """The slow tests, file by file in two processes: many wait for clocks and other processes."""
-    # Threads of one process that wait for those of another take ten times as long.
-    env = {"OMP_NUM_THREADS": "1"}
-    session.run(PYTHON, "-m", "pytest", "-m", "slow", "-n2", "--dist=loadscope", *session.posargs, env=env)
+    """The slow tests: many wait for clocks and other processes."""
+    session.run(PYTHON, "-m", "pytest", "-m", "slow", *PARALLEL, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session(python=False)
