@@ -15,8 +15,8 @@ from PIL import Image
 
 from harness.audit.audit import Audited, Finding, Picture
 from harness.audit.shifts import GREY_LEVELS, LARGE, LEVEL
-from harness.html import render
 from harness.images import read_mask, read_rgb
+from harness.pages import render
 
 # Side of a picture in pixels, and how many findings of a kind are shown with pictures in each category.
 SIDE, SHOWN = 176, 24

@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.check.history import Course, Night
 from harness.check.text import plain
-from harness.html import render
+from harness.pages import render
 
 _WIDTH, _HEIGHT, _EDGE = 420, 90, 6
 
