@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from harness.method import TrainingData
-from harness.metrics import image_metrics, pixel_metrics
 from harness.provision import make_setup
 from harness.weights import find_weights
 from methods.ulsad import ULSAD, ULSADConfig
 from tests.bench.engine import LITE, pictures
+from tests.bench.rounding import evaluate
 from tests.methods.test_methods import build, fit, images
 
 
@@ -76,12 +76,6 @@ def test_no_auroc_changes_by_more(category: str, most: float, tmp_path: Path) ->
     exact.fit(TrainingData(found.train, found.train, 0), lambda _: None)
     fast = ULSAD(ULSADConfig(backbone=LITE, precision="bf16"), given)
     fast.load_state_dict(exact.state_dict())
-    scores = []
-    for method in (exact, fast):
-        predictions = [method.predict(batch) for batch in found.test.batches(32)]
-        score = np.concatenate([p.score.numpy() for p in predictions])
-        maps = np.concatenate([p.map.numpy() for p in predictions])
-        image = image_metrics(score, found.labels.astype(int))["image_auroc"]
-        scores.append((image, pixel_metrics(maps, found.masks.astype(np.uint8))["pixel_auroc"]))
+    scores = [evaluate(method, found)[:2] for method in (exact, fast)]
     difference = np.abs(np.subtract(*scores))
     assert difference.max() <= most, f"image and pixel AUROC: {scores}"
