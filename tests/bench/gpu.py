@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from harness.measure import PeakMemory, rate, repeat, synchronise
 from harness.method import Method, TrainingData
 from methods.anomalib.coreset import greedy_coreset, sparse_projection
 from methods.dfr import DFR, DFRConfig
+from methods.precision import has_bf16
 from methods.ulsad import ULSAD, ULSADConfig
 from tests.bench.memory_bank import patches
 from tests.bench.pairs import Pair
@@ -40,7 +42,9 @@ def pairs(
         folder = Path(name)
         vgg, wide = (setup(backbone, folder, device) for backbone in backbones)
         exact = fitted(ULSAD, ULSADConfig(backbone=backbones[1], epochs=1), wide)
-        quick = ULSADConfig(backbone=backbones[1], precision="bf16", epochs=epochs)
+        # A trial's processor may have no such arithmetic, and ULSAD refuses to train in it then.
+        precision: Literal["bf16", "float32"] = "bf16" if has_bf16(device) else "float32"
+        quick = ULSADConfig(backbone=backbones[1], precision=precision, epochs=epochs)
         fast = ULSAD(quick, wide)
         fast.load_state_dict(exact.state_dict())
         original = fitted(OriginalDFR, DFRConfig(backbone=backbones[0], epochs=1), vgg)
