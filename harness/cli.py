@@ -216,6 +216,7 @@ def plan(debug: bool, **given: Any) -> None:
     type=click.Path(path_type=Path),
     help="CSV of further published numbers.",
 )
+@click.option("--datasets", default="", help="Report only these, comma-separated.")
 @click.option("--audit", "check", is_flag=True, help="Only check the published numbers themselves.")
 @click.option(
     "--tables",

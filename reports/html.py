@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,14 +46,6 @@ def page(
         results: folder of the records, for curves over epochs; without it they are left out.
         gallery: where kept maps and their pictures come from; without it there are none.
     """
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_visible,
-    )
     records = [record for ranking in board.rankings for record in ranking.records.values()]
     brief = len(records) > MANY
     payload = Payload(results, brief)
@@ -62,13 +54,12 @@ def page(
         payload.add(identifier(ranking), ranking)
         rankings.append(section(ranking, brief) | {"gallery": gallery.of(ranking) if gallery else None})
     gaps = _gaps(board)
-    return templates.get_template("index.html.j2").render(
-        style=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),  # noqa: S704 (our own file)
+    return _render(
+        "index.html.j2",
         script=Markup((_TEMPLATES / "page.js").read_text(encoding="utf-8")),  # noqa: S704
         payload=payload.packed(),
-        when=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         rankings=rankings,
-        questions=list(dict.fromkeys(v["question"] for r in rankings for v in r["verdicts"])),
+        questions=_questions(rankings),
         spro=any(KINDS_MEAN in ranking.splits for ranking in board.rankings),
         gaps=gaps,
         gap_chart=_gap_chart(gaps),
@@ -79,6 +70,43 @@ def page(
         environments=_environments(records),
         citations=sorted({record.citation for record in records if record.citation}),
     )
+
+
+def contents(datasets: Mapping[str, int], rankings: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
+    """Returns the page that leads to the pages of datasets, as HTML.
+
+    Args:
+        datasets: how many records each has; its page is ``datasets/NAME/index.html``.
+        rankings: their answers, see :func:`reports.page.sections.answered`.
+        notes: what a reader must know, in sentences.
+    """
+    return _render(
+        "contents.html.j2",
+        datasets=datasets,
+        rankings=rankings,
+        questions=_questions(rankings),
+        notes=notes,
+    )
+
+
+def _render(template: str, **values: Any) -> str:
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_visible,
+    )
+    return templates.get_template(template).render(
+        style=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),  # noqa: S704 (our own file)
+        when=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        **values,
+    )
+
+
+def _questions(rankings: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(v["question"] for r in rankings for v in r["verdicts"]))
 
 
 def _visible(value: Any) -> Any:

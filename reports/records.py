@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,21 +62,38 @@ _Lists: Any = create_model("_Lists", **{name: (kind, ...) for name, kind in _LIS
 _CONTENT: TypeAdapter[Any] = TypeAdapter(tuple[_Lists, list[tuple[str, _Stamp, tuple[int, ...], _Own]]])
 
 
-def load(results: Path) -> Loaded:
+def load(results: Path, datasets: Collection[str] = (), names: Sequence[str] | None = None) -> Loaded:
     """Reads every record below a folder, without its epochs; damaged files are named, never raised.
 
     Equal identities, fingerprints, environments and the like are one object.
+
+    Args:
+        results: the folder.
+        datasets: only the records of these; none means all.
+        names: what :func:`chosen_names` says of them, where it is known already.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    names = chosen_names(results, datasets) if names is None else names
+    if len(names) < FEW:
+        return _load(results, names, None)
+    # The user's cache folder, not the results folder: that may be read-only or somebody else's, and a cache
+    # that came with records from elsewhere could say other numbers than they do.
+    which = "/".join([str(results.resolve()), *sorted(datasets)])
+    return _load(
+        results, names, cache_dir() / f"records-{hashlib.sha256(which.encode()).hexdigest()[:16]}.cache"
+    )
+
+
+def chosen_names(results: Path, datasets: Collection[str] = ()) -> list[str]:
+    """Returns where the records of some datasets lie, of none named those of all, as ``record_names`` does.
 
     Raises:
         UserError: there is no such folder.
     """
     names = record_names(results)
-    if len(names) < FEW:
-        return _load(results, names, None)
-    # The user's cache folder, not the results folder: that may be read-only or somebody else's, and a cache
-    # that came with records from elsewhere could say other numbers than they do.
-    place = cache_dir() / f"records-{hashlib.sha256(str(results.resolve()).encode()).hexdigest()[:16]}.cache"
-    return _load(results, names, place)
+    return [name for name in names if name.partition("/")[0] in datasets] if datasets else names
 
 
 def _load(results: Path, names: Sequence[str], place: Path | None) -> Loaded:

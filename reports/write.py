@@ -18,6 +18,8 @@ from rich.text import Text
 from harness.errors import UserError
 from harness.files import write_atomically
 from harness.spec import KINDS_MEAN
+from harness.store import record_names
+from reports.apart import LIMIT, NoRecordsError, by_dataset, write_apart
 from reports.audit import audit
 from reports.beside import beside
 from reports.compare import Pair, compare, frame
@@ -31,7 +33,7 @@ from reports.page.gallery import FOLDER, Gallery, write_pictures
 from reports.paper_tables import files as files_of
 from reports.plots import chosen_figures, undrawn, write_figures
 from reports.published import Published, published
-from reports.records import load
+from reports.records import chosen_names, load
 from reports.tidy import to_csv as tidy_csv
 
 # From so many records on, the page and the tables are worth a core each.
@@ -46,12 +48,31 @@ class _Style(NamedTuple):
     cite: bool
 
 
+class _Asked(NamedTuple):
+    """What a report is to hold."""
+
+    numbers: Sequence[Published]
+    wanted: str
+    kinds: frozenset[str]
+    style: _Style
+    figures: frozenset[str]
+
+
+class _Records(NamedTuple):
+    """Which records it is made from: those of some datasets, or of all; ``names`` once they are listed."""
+
+    results: Path
+    datasets: frozenset[str] = frozenset()
+    names: Sequence[str] | None = None
+
+
 def write(
     results: Path,
     output: Path,
     *,
     files: Sequence[Path] = (),
     check: bool = False,
+    datasets: str = "",
     wanted: str = "",
     figures: str = "",
     latex_style: str = "tmlr",
@@ -66,6 +87,7 @@ def write(
         output: folder of the report.
         files: CSVs of published numbers beside the paper's.
         check: only audit the published numbers; nothing is read from ``results`` and nothing written.
+        datasets: names of datasets, comma-separated, whose records are reported; empty means all.
         wanted: the paper's tables and those of suites to write too, e.g. ``paper`` or ``table-1,leak``; its
             figures may be named too, as in ``figures``.
         figures: which figures for papers to draw too, e.g. ``all`` or ``figure-7``, see :mod:`reports.plots`.
@@ -88,18 +110,59 @@ def write(
     for text in (figures, ",".join(name for name in names if name.startswith("figure-"))):
         drawn |= chosen_figures(text) if text else frozenset()
     wanted = ",".join(name for name in names if not name.startswith("figure-"))
+    asked_for = _Asked(numbers, wanted, kinds, style, drawn)
+    records = _list(results, frozenset(part.strip() for part in datasets.split(",") if part.strip()))
+    counts = by_dataset(records.names or ())
+    if sum(counts.values()) > LIMIT and len(counts) > 1:
+        return _write_apart(records, counts, output, asked_for, only_tables)
     if only_tables:
-        return _only_tables(results, output, numbers, wanted, style)
+        return _only_tables(records, output, asked_for)
     with _without_collector():
-        return _write(results, output, numbers, wanted, kinds, style, drawn)
+        return _write(records, output, asked_for)[1]
 
 
-def _only_tables(
-    results: Path, output: Path, numbers: Sequence[Published], wanted: str, style: _Style
+def _list(results: Path, datasets: frozenset[str]) -> _Records:
+    """Lists the records; published numbers can be shown without any.
+
+    Raises:
+        UserError: a dataset has no records.
+    """
+    if not results.is_dir():
+        return _Records(results, datasets)
+    names = chosen_names(results, datasets)
+    there = by_dataset(names)
+    for name in sorted(datasets - there.keys()):
+        known = ", ".join(by_dataset(record_names(results))) or "none"
+        raise UserError(f"There are no records of '{visible(name)}' in {results}: there are of {known}.")
+    return _Records(results, datasets, names)
+
+
+def _write_apart(
+    records: _Records, counts: dict[str, int], output: Path, asked_for: _Asked, only_tables: bool
 ) -> list[Table | str]:
+    """Writes one report for each dataset."""
+    if only_tables or asked_for.wanted or asked_for.figures:
+        raise UserError(
+            "Tables and figures by name need all records at once, and "
+            f"{sum(counts.values()):,} are too many: name some of the datasets with --datasets."
+        )
+
+    def write_one(dataset: str, folder: Path) -> Leaderboard:
+        own = [name for name in records.names or () if name.partition("/")[0] == dataset]
+        with _without_collector():
+            return _write(_Records(records.results, frozenset([dataset]), own), folder, asked_for)[0]
+
+    try:
+        return write_apart(counts, output, asked_for.kinds, write_one)
+    except OSError as error:
+        raise UserError(f"The report cannot be written to {output} ({error.strerror or error}).") from error
+
+
+def _only_tables(records: _Records, output: Path, asked_for: _Asked) -> list[Table | str]:
     """Writes tables by name and returns them to print."""
-    loaded = load(results)
-    made = files_of(wanted, numbers, build(loaded.records, loaded.damaged), style.name)
+    loaded = load(*records)
+    board = build(loaded.records, loaded.damaged)
+    made = files_of(asked_for.wanted, asked_for.numbers, board, asked_for.style.name)
     _write_named(output, made)
     printed: list[Table | str] = []
     for name, content in made.items():
@@ -131,28 +194,21 @@ def _write_named(output: Path, made: Mapping[str, str]) -> None:
         raise UserError(f"No tables can be written to {output} ({error.strerror or error}).") from error
 
 
-def _write(
-    results: Path,
-    output: Path,
-    numbers: Sequence[Published],
-    wanted: str,
-    kinds: frozenset[str],
-    style: _Style,
-    figures: frozenset[str],
-) -> list[Table | str]:
-    """Writes what is asked for, see :func:`write`; all records are gone again when it returns."""
-    # Published numbers can be shown without any run.
-    loaded = load(results) if results.is_dir() or not wanted else None
+def _write(source: _Records, output: Path, asked_for: _Asked) -> tuple[Leaderboard, list[Table | str]]:
+    """Writes what is asked for, see :func:`write`; returns what it shows, and what to print about it."""
+    numbers, wanted, kinds, style, figures = asked_for
+    results = source.results
+    loaded = load(*source) if source.names is not None or not wanted else None
     records, broken = (loaded.records, loaded.damaged) if loaded else ((), ())
     board = build(records, broken)
     made = files_of(wanted, numbers, board, style.name) if wanted else {}
     _write_named(output, made)
     if made and not records:
         count = sum(name.endswith(".csv") for name in made)
-        return [*board.notes, f"{count} tables of published numbers: {output / 'paper'}"]
+        return board, [*board.notes, f"{count} tables of published numbers: {output / 'paper'}"]
     if not records:
         damaged = f" ({len(broken)} damaged files)" if broken else ""
-        raise UserError(
+        raise NoRecordsError(
             f"There are no records in {results}{damaged}: run `bench run` first, or give --results."
         )
     pairs = compare(board, numbers)
@@ -178,7 +234,7 @@ def _write(
         raise UserError(f"The report cannot be written to {output} ({error.strerror or error}).") from error
     drawn = write_figures(board, results, output / "figures", figures) if figures else []
     first = next(FORMATS[kind] for kind in ("html", *FORMATS) if kind in kinds)
-    return [
+    return board, [
         *(_terminal(ranking) for ranking in board.rankings),
         *board.notes,
         *undrawn(figures, drawn),

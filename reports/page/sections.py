@@ -22,6 +22,25 @@ def identifier(ranking: Ranking) -> str:
     return f"{slug(ranking.dataset)}-{slug(ranking.name)}"
 
 
+def answered(ranking: Ranking, costs: Mapping[str, Cost], page: str = "") -> dict[str, Any]:
+    """Returns what a ranking is called, and its answers to which method is best.
+
+    Args:
+        ranking: what is shown.
+        costs: what the runs of its methods took.
+        page: address of the page that its section is on, from the page that shows the answers.
+    """
+    return {
+        "id": identifier(ranking),
+        "page": page,
+        "dataset": ranking.dataset,
+        "protocol": ranking.fingerprint.protocol,
+        "name": ranking.name,
+        "badges": ranking.badges(),
+        "verdicts": verdicts(ranking, costs),
+    }
+
+
 def section(ranking: Ranking, brief: bool) -> dict[str, Any]:
     """Returns everything that a ranking's section shows.
 
@@ -32,19 +51,13 @@ def section(ranking: Ranking, brief: bool) -> dict[str, Any]:
     """
     by_method = ranking.by_method
     costs = costs_of(ranking)
-    return {
-        "id": identifier(ranking),
-        "dataset": ranking.dataset,
-        "protocol": ranking.fingerprint.protocol,
-        "name": ranking.name,
+    return answered(ranking, costs) | {
         "about": PROTOCOLS[ranking.fingerprint.protocol].about,
         "fingerprint": ranking.fingerprint.shared(),
-        "badges": ranking.badges(),
         "suites": sorted({r.suite for own in by_method.values() for r in own if r.suite}),
         "remarks": _remarks(by_method),
         "seeds": ranking.seeds,
         "methods": ranking.methods,
-        "verdicts": verdicts(ranking, costs),
         "main": [_main(ranking, split, costs) for split in ranking.splits],
         "scatter": _scatter(ranking, costs),
         "machines": sorted({c.machine for c in costs.values()}),

@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--records", type=int, nargs="+", default=[FILES, 10 * FILES])
     parser.add_argument("--files", type=int, default=FILES, help="how many of them are files at first")
-    parser.add_argument("--formats", default="csv")
+    parser.add_argument("--formats", default="csv,html,latex")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     os.environ["BENCH_CACHE"] = str(given.folder / "cache")

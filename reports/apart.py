@@ -1,0 +1,77 @@
+"""A report for each dataset, and a page that leads to them: where one of all would not fit into memory."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from urllib.parse import quote
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from harness.errors import UserError
+from harness.files import write_atomically
+from reports.formats import FORMATS
+from reports.html import contents
+from reports.leaderboard import Leaderboard
+from reports.names import visible
+from reports.page.sections import answered
+from reports.page.verdict import costs_of
+
+# A report holds all of its records in memory, some 30 kB each.
+LIMIT = 200_000
+FOLDER = "datasets"
+
+
+class NoRecordsError(UserError):
+    """There is nothing to report."""
+
+
+def by_dataset(names: Iterable[str]) -> dict[str, int]:
+    """Returns how many records each dataset has, given where the records lie."""
+    return dict(Counter(name.partition("/")[0] for name in names))
+
+
+def write_apart(
+    counts: dict[str, int], output: Path, kinds: Collection[str], write: Callable[[str, Path], Leaderboard]
+) -> list[Table | str]:
+    """Writes a report of each dataset into ``datasets/NAME``; returns what to print about them.
+
+    Args:
+        counts: how many records each dataset has.
+        output: folder of the report.
+        kinds: the formats that are written.
+        write: writes the report of a dataset into a folder and returns what it shows, or raises
+            :class:`NoRecordsError`.
+
+    Raises:
+        OSError: the page that leads to them cannot be written.
+    """
+    rankings, notes = [], list[str]()
+    console = Console(stderr=True)
+    for dataset in track(counts, "Reports", console=console, transient=True, disable=not console.is_terminal):
+        try:
+            board = write(dataset, output / FOLDER / dataset)
+        except NoRecordsError:
+            notes.append(f"{visible(dataset)} has no readable record; `bench verify` names what is wrong.")
+            continue
+        notes += board.notes
+        if "html" in kinds:
+            page = f"{FOLDER}/{quote(dataset)}/{FORMATS['html']}"
+            rankings += [answered(one, costs_of(one), page) for one in board.rankings]
+        # The next one's records take the room of these.
+        del board
+        gc.collect()
+    table = Table(title="One report for each dataset", title_justify="left")
+    table.add_column("dataset", overflow="fold")
+    table.add_column("records", justify="right")
+    for dataset, count in counts.items():
+        table.add_row(Text(visible(dataset)), f"{count:,}")
+    if "html" not in kinds:
+        return [table, *notes, f"Reports: {output / FOLDER}"]
+    write_atomically(output / FORMATS["html"], contents(counts, rankings, notes).encode())
+    return [table, *notes, f"Report: {output / FORMATS['html']}"]
