@@ -71,7 +71,8 @@ _FIRST = ("fit", "again", "seed", "leave")
 _SECOND = ("reload", "fresh", "gray", "size", "single", "interrupt")
 _LENGTHS = ("epochs", "steps", "max_epochs", "max_steps", "train_steps")
 _SHORT = 2
-PROMPT = 2.0
+# Seconds; one call of linear algebra, which cannot be interrupted, may take some.
+PROMPT = 10.0
 INTERRUPTED = 130
 _LIBRARY_NOISE = "Matplotlib is building the font cache"
 
@@ -296,9 +297,9 @@ class _Worker:
         sent = time.monotonic()
         self.process.send_signal(signal.SIGINT)
         while (code := self.process.poll()) is None:
-            if time.monotonic() - sent > 4 * PROMPT:
+            if time.monotonic() - sent > 2 * PROMPT:
                 return Finding(
-                    "Ctrl-C", "breach", f"fit went on for more than {4 * PROMPT:g} s after Ctrl-C."
+                    "Ctrl-C", "breach", f"fit went on for more than {2 * PROMPT:g} s after Ctrl-C."
                 )
             computed = max(computed, _cpu_seconds(self.process.pid) - before)
             time.sleep(0.02)

@@ -26,7 +26,7 @@ from safetensors.numpy import load_file
 from harness.claims import SUFFIX
 from harness.cli import run
 from harness.errors import UserError
-from harness.executors import executor
+from harness.executors import AGAIN, executor
 from harness.executors.travel import pack, package, unpack
 from harness.plan import Options, Plan, make_plan
 from harness.spec import RunRecord, Suite
@@ -403,6 +403,35 @@ def test_methods_that_raise_hang_and_die(place: Path, spawn: Spawn, cluster: Any
     assert len(diary(place)) == 1 + 4 + 1, "only what was lost is started again"
     assert {record.outcome for record in records(place).values()} == {"failed", "timeout"}
     assert all(record.environment["device"] == "cpu" for record in records(place).values())
+
+
+@with_ray
+@pytest.mark.slow
+def test_a_run_that_was_out_of_memory_is_tried_once_more_alone(place: Path, spawn: Spawn) -> None:
+    from ray.cluster_utils import Cluster
+
+    # Two CPUs on the one node: two runs at a time, of which the other is long.
+    found = Cluster()
+    found.add_node(
+        num_cpus=2, object_store_memory=10**8, include_dashboard=False, env_vars=surroundings(place)
+    )
+    methods = "mine.py:Mine[wait=3],mine.py:Mine[fault=memory]"
+    more = ("--categories", "a", "--measure", "0", "--executor", "ray", "--address", found.address)
+    try:
+        assert end(spawn(*with_fault("[fault=memory once]", *more)))[0] == 0
+        code, out, _ = end(spawn(WORDS[0], "--methods", methods, *WORDS[3:], *more))
+    finally:
+        found.shutdown()
+    assert code == 1, "one was out of memory both times"
+    by_fault = {record.spec.params.get("fault", ""): record for record in records(place).values()}
+    outcomes = {fault: (record.outcome, record.remarks) for fault, record in by_fault.items()}
+    assert outcomes == {
+        "memory once": ("ok", [AGAIN]),
+        "": ("ok", []),
+        "memory": ("out_of_memory", [AGAIN]),
+    }
+    assert len(diary(place)) == 5
+    assert out.count(": started") == 2
 
 
 @with_ray
