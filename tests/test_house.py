@@ -62,7 +62,7 @@ def test_nothing_installed_is_importable_as_datasets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["import harness", "from harness.cli import main; main(['--help'], standalone_mode=False)"]
+    "code", ["import harness", "from harness.cli.main import main; main(['--help'], standalone_mode=False)"]
 )
 def test_the_door_is_light(code: str) -> None:
     check = f"import sys; exec({code!r}); assert not {{'torch', 'pandas', 'cv2'}} & set(sys.modules)"

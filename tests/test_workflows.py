@@ -11,7 +11,7 @@ import click
 import pytest
 import yaml
 
-from harness.cli import main
+from harness.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))

@@ -11,7 +11,7 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from harness.cli import main
+from harness.cli.main import main
 from harness.method import Method
 from harness.protocols import PROTOCOLS
 from harness.registry import load_method

@@ -21,7 +21,7 @@ import sys
 sys.path.insert(0, {root!r})
 sys.argv[0] = "bench"
 if __name__ == "__main__":
-    from harness.cli import main
+    from harness.cli.main import main
     main(prog_name="bench")
 """
 

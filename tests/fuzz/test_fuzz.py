@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from harness.cli import main
+from harness.cli.main import main
 from harness.dataset import Card, category_names, load_card, read_category, scan_category
 from harness.errors import UserError
 from harness.images import image_size, read_mask, read_rgb

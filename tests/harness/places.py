@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from harness.cli import main
+from harness.cli.main import main
 from harness.spec import RunRecord
 
 # What a test adds follows its ``[layout]``.

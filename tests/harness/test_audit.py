@@ -15,7 +15,7 @@ from PIL import Image, ImageEnhance
 
 from harness.audit.looks import phash
 from harness.audit.shifts import shifts
-from harness.cli import main
+from harness.cli.main import main
 from harness.dataset import Sample
 from tests.reports.browser import opened
 

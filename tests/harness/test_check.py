@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from harness.check.report import Report
-from harness.cli import main
+from harness.cli.main import main
 from harness.store import write_record
 from tests.harness.check_results import GPU, record, write
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from harness.check.history import Course, Night
 from harness.check.significance import change_points
-from harness.cli import main
+from harness.cli.main import main
 from tests.harness.check_results import write
 from tests.reports.browser import opened
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from harness.check.text import annotation, markdown, plain
-from harness.cli import main
+from harness.cli.main import main
 from tests.harness.check_results import write
 
 HOSTILE = (

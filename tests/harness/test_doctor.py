@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from harness import doctor
-from harness.cli import main
+from harness.cli.main import main
 from tests.harness.places import command
 
 ROOT = Path(__file__).parent.parent.parent
@@ -141,5 +141,5 @@ def test_why_there_is_no_gpu(cuda: str | None, driver: bool, words: str) -> None
 
 
 def test_help_does_not_import_it() -> None:
-    code = "import sys; from harness.cli import main; assert 'harness.doctor' not in sys.modules"
+    code = "import sys; from harness.cli.main import main; assert 'harness.doctor' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

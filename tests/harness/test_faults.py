@@ -162,7 +162,7 @@ def stop():
 if __name__ == "__main__":
     threading.Thread(target=stop, daemon=True).start()
     sys.argv = ["bench", *{run("[wait=5]", "--categories", "a")!r}]
-    from harness.cli import main
+    from harness.cli.main import main
     main()
 """
     (place / "stopped.py").write_text(code)

@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from harness.cli import main
+from harness.cli.main import main
 from harness.dataset import card_names, load_card, read_category
 
 CARD = """

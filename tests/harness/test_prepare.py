@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from harness import weights
 from harness.assets import fetch_asset, find_asset
-from harness.cli import main
+from harness.cli.main import main
 from harness.errors import MissingError, UserError
 from harness.method import PHOTOGRAPHS, Asset
 from harness.weights import fetch_weights, find_weights, load_features, load_network

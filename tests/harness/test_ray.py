@@ -24,7 +24,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from harness.claims import SUFFIX
-from harness.cli import run
+from harness.cli.main import run
 from harness.errors import UserError
 from harness.executors import AGAIN, executor
 from harness.executors.travel import pack, package, unpack

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 from harness import files
 from harness import rescore as module
-from harness.cli import main
+from harness.cli.main import main
 from harness.maps import load_maps
 from harness.pictures import load_pictures
 from harness.spec import RunRecord
@@ -348,7 +348,7 @@ def test_a_full_disk_stops_with_a_sentence_and_every_record_whole(
 def test_killed_while_it_writes_it_loses_nothing(place: Path, rescore: Callable[..., Result]) -> None:
     before = contents(place)
     dying = (
-        "import os; from harness.cli import main; real = os.fsync; seen = []\n"
+        "import os; from harness.cli.main import main; real = os.fsync; seen = []\n"
         "def fsync(file):\n"
         "    seen.append(file)\n"
         "    os._exit(9) if len(seen) == 3 else real(file)\n"

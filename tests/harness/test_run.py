@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from harness.cli import main
+from harness.cli.main import main
 from harness.executors import AGAIN
 from tests.harness.places import RUN, command, environment, make_place, records, undisturbed
 

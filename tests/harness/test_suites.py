@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from harness.choose import configure_methods
-from harness.cli import main
+from harness.cli.main import main
 from harness.costs import predicted, size_of
 from harness.dataset import CategoryCounts, load_card
 from harness.errors import UserError

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from harness.cli import main
+from harness.cli.main import main
 from harness.maps import save_maps
 from harness.spec import RunRecord, checksum
 from harness.store import read_record, record_path, write_record

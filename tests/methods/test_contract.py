@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from harness.cli import main
+from harness.cli.main import main
 from harness.contract.checks import CHECKS, Finding, check, prepare
 from harness.errors import UserError
 from harness.registry import load_method, method_names

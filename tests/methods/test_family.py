@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
 
-from harness.cli import main
+from harness.cli.main import main
 from harness.contract.checks import check, prepare
 from harness.contract.data import synthetic
 from harness.devices import seed_everything

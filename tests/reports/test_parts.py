@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from harness.cli import main
+from harness.cli.main import main
 from harness.spec import Identity, RunRecord, RunSpec, fingerprint, run_key
 from harness.store import write_record
 from reports.parts import Line, chunks, panels

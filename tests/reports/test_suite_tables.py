@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from harness.cli import main
+from harness.cli.main import main
 from harness.dataset import Sample
 from harness.errors import UserError
 from harness.maps import KeptParts, save_parts

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from harness.check.baseline import Baseline, read_baseline, write_baseline
 from harness.check.report import Report
-from harness.cli import main
+from harness.cli.main import main
 from tests.sabotage.faults import ALL, Edit, Fault
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.check.text import plain
-from harness.cli_options import names, sentences
+from harness.cli.options import names, sentences
 
 if TYPE_CHECKING:
     from harness.merge import Merged

@@ -14,13 +14,13 @@ import click
 from click.core import ParameterSource
 
 from harness import __version__
-from harness.cli_check import baseline, check, history
-from harness.cli_data import cache, data, prepare
-from harness.cli_doctor import doctor
-from harness.cli_init import init
-from harness.cli_line import export, predict, threshold
-from harness.cli_methods import list_methods, test_method
-from harness.cli_options import (
+from harness.cli.check import baseline, check, history
+from harness.cli.data import cache, data, prepare
+from harness.cli.doctor import doctor
+from harness.cli.init import init
+from harness.cli.line import export, predict, threshold
+from harness.cli.methods import list_methods, test_method
+from harness.cli.options import (
     EXECUTOR_OPTIONS,
     HELP,
     RUN_OPTIONS,
@@ -29,9 +29,9 @@ from harness.cli_options import (
     sentences,
     with_options,
 )
-from harness.cli_rescore import rescore
-from harness.cli_results import merge, results_, verify
-from harness.cli_suites import list_suites
+from harness.cli.rescore import rescore
+from harness.cli.results import merge, results_, verify
+from harness.cli.suites import list_suites
 from harness.errors import Terminated, UserError, terminable
 
 if TYPE_CHECKING:
@@ -346,7 +346,3 @@ def _report(results: Path, output: Path, console: Any, quiet: bool, **given: Any
     if not quiet:
         for line in lines:
             console.print(line, markup=False) if isinstance(line, str) else console.print(line)
-
-
-if __name__ == "__main__":
-    main()

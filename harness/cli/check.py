@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli_options import sentences
+from harness.cli.options import sentences
 from harness.errors import UserError
 
 if TYPE_CHECKING:

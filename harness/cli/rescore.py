@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli_options import names, sentences
+from harness.cli.options import names, sentences
 
 if TYPE_CHECKING:
     from harness.rescore import Rescored

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import click
 
-from harness.cli_options import sentences
+from harness.cli.options import sentences
 from harness.errors import UserError
 
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATES = Path(__file__).parents[1] / "templates"
 _CLASS = "MyMethod"
 _DEBUG = click.option("--debug", is_flag=True, help="Show tracebacks.")
 

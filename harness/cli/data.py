@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli_options import RUN_OPTIONS, chosen_suite, names, sentences, with_options
+from harness.cli.options import RUN_OPTIONS, chosen_suite, names, sentences, with_options
 from harness.errors import UserError
 
 if TYPE_CHECKING:

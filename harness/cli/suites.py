@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli_options import sentences
+from harness.cli.options import sentences
 
 
 @click.command("suites")

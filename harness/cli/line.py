@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli_options import sentences, with_options
+from harness.cli.options import sentences, with_options
 
 if TYPE_CHECKING:
     from harness.operating import Choice, Costs, Operating

@@ -1,0 +1,1 @@
+"""The command line, `bench`: a module for each group of commands."""
