@@ -38,6 +38,8 @@ from reports.tidy import to_csv as tidy_csv
 
 # From so many records on, the page and the tables are worth a core each.
 MANY = 10_000
+# Rows of rankings that are printed.
+_PRINTED = 300
 _MARK = "% Written by `bench report`; it is replaced by the next report.\n"
 
 
@@ -235,7 +237,7 @@ def _write(source: _Records, output: Path, asked_for: _Asked) -> tuple[Leaderboa
     drawn = write_figures(board, results, output / "figures", figures) if figures else []
     first = next(FORMATS[kind] for kind in ("html", *FORMATS) if kind in kinds)
     return board, [
-        *(_terminal(ranking) for ranking in board.rankings),
+        *_printable(board.rankings),
         *board.notes,
         *undrawn(figures, drawn),
         *([f"{len(drawn)} figures: {output / 'figures'}"] if figures else []),
@@ -291,6 +293,14 @@ def _write_tables(folder: Path, files: dict[str, str]) -> None:
                 old.unlink()
     for name, content in files.items():
         write_atomically(folder / name, (_MARK + content).encode())
+
+
+def _printable(rankings: Sequence[Ranking]) -> list[Table | str]:
+    """The rankings for the terminal, unless they are so many that nobody would read them there."""
+    rows = sum(len(ranking.methods) for ranking in rankings)
+    if rows > _PRINTED:
+        return [f"{len(rankings)} rankings with {rows} rows are too many to print: see the report."]
+    return [_terminal(ranking) for ranking in rankings]
 
 
 def _terminal(ranking: Ranking) -> Table:

@@ -201,7 +201,12 @@ def _means(ranking: Ranking, split: str, metric: str) -> list[list[int | None] |
 
 def _hundredths(percent: npt.NDArray[np.float64]) -> list[int | None]:
     """Values of all runs in hundredths of a percent."""
-    return [None if value != value else round(100 * value) for value in percent.ravel().tolist()]
+    flat = percent.ravel()
+    missing = np.isnan(flat)
+    found: list[int | None] = np.rint(100 * np.where(missing, 0, flat)).astype(np.int64).tolist()
+    for place in np.flatnonzero(missing).tolist():
+        found[place] = None
+    return found
 
 
 def _short(value: float) -> float:
