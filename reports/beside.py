@@ -24,7 +24,9 @@ def beside(work: Callable[[], None], worth: bool) -> Iterator[None]:
     Raises:
         Exception: whatever ``work`` raised, after the body; ``RuntimeError`` where the copy was killed.
     """
-    if not worth or sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2:
+    # A daemonic process, as of a pool, may have no children.
+    alone = sys.platform != "linux" or multiprocessing.current_process().daemon
+    if not worth or alone or len(os.sched_getaffinity(0)) < 2:
         yield
         work()
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -52,3 +53,14 @@ def test_a_failing_body_ends_the_copy(tmp_path: Path) -> None:
         raise KeyError("body")
     assert time.perf_counter() - began < 4
     assert not (tmp_path / "late").exists()
+
+
+def _beside_in_a_pool(path: Path) -> None:
+    with beside(lambda: path.write_text("written"), worth=True):
+        pass
+
+
+def test_a_pools_process_which_may_have_no_children_does_it_itself(tmp_path: Path) -> None:
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        pool.apply(_beside_in_a_pool, (tmp_path / "file",))
+    assert (tmp_path / "file").read_text() == "written"
