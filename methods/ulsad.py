@@ -251,7 +251,10 @@ class ULSAD(Method):
         config, networks = self.config, self.modules()
         features = FrozenFeatures(data.train, self.features)
         self._learn_statistics(features)
-        optimiser = torch.optim.Adam(networks.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        fused = self.setup.device.type == "cuda"
+        optimiser = torch.optim.Adam(
+            networks.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=fused
+        )
         generator = torch.Generator().manual_seed(data.seed)
         parts = {"networks": networks, "optimiser": optimiser, "generator": generator}
         for number in data.epochs(config.epochs, parts):

@@ -112,7 +112,9 @@ def _title(group: Group) -> str:
 def _backbones(group: Group) -> Figure:
     """The scores of each backbone with their deviation over seeds."""
     names = list(group.methods)
-    figure, axes = axes_of(4.5, 2.6)
+    labels = [short(str(name[0])) for name in names]
+    # Wide enough that no name runs into the next.
+    figure, axes = axes_of(max(4.5, 0.085 * len(names) * max(map(len, labels))), 2.6)
     for place, metric in enumerate(SCORES):
         cells = [group.ranking.cell(group.methods[name], MEAN, "all", metric) for name in names]
         there = [(x, c.mean, c.std or 0.0) for x, c in enumerate(cells) if c.mean is not None]
@@ -129,7 +131,7 @@ def _backbones(group: Group) -> Figure:
                 capsize=2,
                 label=METRICS[metric],
             )
-    axes.set_xticks(range(len(names)), [short(str(name[0])) for name in names])
+    axes.set_xticks(range(len(names)), labels)
     axes.set_xlim(-0.5, len(names) - 0.5)
     axes.set_ylabel("score in %")
     axes.set_title(_title(group), loc="left")
