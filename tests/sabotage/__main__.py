@@ -39,17 +39,17 @@ def faults(laboratory: Laboratory, chosen: str) -> int:
 
 def quiet(laboratory: Laboratory, turns: int) -> int:
     """Runs the unchanged copy again and again, and returns how many checks were not ok."""
-    alarms = costs = 0
+    alarms = costs = again = 0
     for turn in range(turns):
         checked = laboratory.repeat(turn)
         alarms += {checked.report.answer, checked.exact.answer} != {"ok"}
         costs += checked.exact.answer == "speed or memory worse"
-        why = "; ".join(checked.reasons())
+        again += checked.again
+        why = "; ".join([*(["measured twice"] if checked.again else []), *checked.reasons()])
         answers = f"{checked.report.answer}, --exact {checked.exact.answer}"
         print(f"{turn + 1}: {answers} in {checked.seconds:.0f} s {why}", flush=True)  # noqa: T201
-    told = (
-        f"{alarms} alarms in {turns} repetitions of unchanged code, {costs} of them for time or memory alone"
-    )
+    told = f"{alarms} alarms in {turns} repetitions of unchanged code, {costs} of them for time or memory"
+    told += f" alone; {again} measured twice"
     print(told)  # noqa: T201
     return alarms
 
