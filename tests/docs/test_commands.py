@@ -22,7 +22,7 @@ from tests.docs.place import TINY, ULSAD, make_data, shell
 from tests.test_workflows import check_command
 
 ALL = (
-    f"{TINY} --image-size 128 --set ulsad.epochs=1 --set ulsad.channels=16 --set dfr.epochs=1 "
+    f"{TINY} --set ulsad.epochs=1 --set ulsad.channels=16 --set dfr.epochs=1 "
     "--set cflow.epochs=1 --set cflow.sub_epochs=1 --set fastflow.epochs=1 "
     "--set reverse_distillation.epochs=1 "
     "--set draem.textures=photographs --set draem.width=4 --set draem.epochs=1 "
@@ -50,6 +50,7 @@ SMALLER = {
     "bench plan --suite leak": f"--methods ulsad {DEMO} {ULSAD}",
     "bench prepare --methods all --datasets mvtec": "--categories screw --offline",
     "bench run --suite demo --methods ulsad,mine.py:Mine": ULSAD,
+    "bench test-method dfr": "--backbone tf_efficientnet_lite0",
     "bench run --suite loco --device cuda --results monday": LOCO,
     "bench run --suite loco --device cuda --results tonight": LOCO,
     "bench run --suite loco --keep maps": LOCO,
