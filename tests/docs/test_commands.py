@@ -22,7 +22,7 @@ from tests.docs.place import TINY, ULSAD, make_data, shell
 from tests.test_workflows import check_command
 
 ALL = (
-    f"{TINY} --set ulsad.epochs=1 --set ulsad.channels=16 --set dfr.epochs=1 "
+    f"{TINY} --image-size 128 --set ulsad.epochs=1 --set ulsad.channels=16 --set dfr.epochs=1 "
     "--set cflow.epochs=1 --set cflow.sub_epochs=1 --set fastflow.epochs=1 "
     "--set reverse_distillation.epochs=1 "
     "--set draem.textures=photographs --set draem.width=4 --set draem.epochs=1 "
