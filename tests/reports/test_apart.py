@@ -10,6 +10,7 @@ import pytest
 from harness.errors import UserError
 from reports import write as module
 from reports.write import write
+from tests.reports.browser import opened
 from tests.reports.simulated import Simulation
 
 
@@ -65,3 +66,20 @@ def test_a_dataset_without_a_readable_record_is_named_and_the_others_reported(
     assert "simulated_2 has no readable record; `bench verify` names what is wrong." in said
     assert (tmp_path / "report/datasets/simulated_3/index.html").is_file()
     assert "simulated_2 has no readable record" in (tmp_path / "report/index.html").read_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_on_the_page_that_leads_to_the_others(
+    results: Path, tmp_path: Path, scheme: str
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    write(results, tmp_path / "report", formats="html")
+    with opened(
+        tmp_path / "report/index.html", color_scheme=scheme, viewport={"width": 390, "height": 800}
+    ) as tab:
+        found = axe.run(tab).response["violations"]
+        assert not [violation["id"] for violation in found]
+        # A wide table scrolls by itself, and no page sideways.
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+        tab.get_by_role("link", name="simulated_1").first.click()
+        assert "simulated_1" in tab.inner_text("main")
