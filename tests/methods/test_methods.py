@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.checkpoint import Checkpoint
 from harness.method import Epoch, Images, Method, Setup, TrainingData
 from methods import branches, dfr, ulsad
 from methods.blur import blur, gaussian_kernel
@@ -22,7 +24,7 @@ from methods.branches import attend, distance
 from methods.dfr import DFR, DFRConfig, resize_and_average
 from methods.ulsad import ULSAD, ULSADConfig
 from methods.ulsad_networks import GlobalAutoencoder
-from tests.methods.interruption import assert_resumes_to_the_same_bits
+from tests.methods.interruption import StoppedError, assert_resumes_to_the_same_bits
 
 
 class TinyBackbone:
@@ -75,6 +77,42 @@ def build(name: str, **params: object) -> Method:
 def test_interrupted_anywhere_a_training_ends_in_the_same_bits(name: str, tmp_path: Path) -> None:
     data = TrainingData(images(), images(4, seed=1), 0)
     assert_resumes_to_the_same_bits(lambda: build(name, epochs=4), data, images(seed=2), tmp_path / "c")
+
+
+@pytest.mark.slow
+def test_ulsad_interrupted_at_twenty_random_steps_ends_in_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed = int.from_bytes(os.urandom(4))
+    data = TrainingData(images(), images(4, seed=1), 0)
+    # Four steps an epoch; an attempt gets one epoch further at most, and so never to the end.
+    params = {"epochs": 22, "batch_size": 2, "channels": 8}
+    whole = build("ulsad", **params)
+    whole.fit(data, lambda _: None)
+    saved = Checkpoint(
+        tmp_path / "c", {"torch": torch.__version__}, torch.device("cpu"), dict, lambda _: None, every=0
+    )
+    left = 0
+
+    def losses(method: ULSAD, X: Tensor, U: Tensor) -> dict[str, Tensor]:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise StoppedError
+        return own(method, X, U)
+
+    own = ULSAD.losses
+    monkeypatch.setattr(ULSAD, "losses", losses)
+    for steps in np.random.default_rng(seed).integers(1, 8, 20).tolist():
+        left = steps
+        with pytest.raises(StoppedError):
+            build("ulsad", **params).fit(replace(data, checkpoints=saved), lambda _: None)
+    seen: list[int] = []
+    resumed = build("ulsad", **params)
+    resumed.fit(replace(data, checkpoints=saved), lambda epoch: seen.append(epoch.number))
+    assert 1 < seen[0] < seen[-1] == 22, seed
+    found = resumed.state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in whole.state_dict().items()), seed
 
 
 def fit(method: Method, data: Images | None = None) -> list[Epoch]:
