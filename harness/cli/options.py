@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -182,6 +183,13 @@ def sentences(debug: bool) -> Iterator[None]:
         if debug:
             raise
         click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        # Any path of a command line may be one that no system call takes.
+        if debug or error.errno != errno.ENAMETOOLONG:
+            raise
+        name = f" {str(error.filename)[:60]}…" if error.filename else ""
+        click.echo(f"Error: The path{name} is too long for this system: give a shorter one.", err=True)
         sys.exit(2)
 
 

@@ -391,3 +391,27 @@ def test_numbers_that_no_run_gives(tmp_path: Path, field: str, value: str) -> No
     done = bench("verify", "--results", tmp_path)
     assert done.exit_code == 1
     assert done.output.splitlines()[-1] == "1 records, 1 wrong."
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("results", "import", LONG),
+        ("report", "--results", LONG),
+        ("verify", "--results", LONG),
+        ("merge", LONG, "-o", "union"),
+        ("check", "--baseline", LONG),
+        ("predict", LONG, "photos"),
+        ("run", "--datasets", f"{LONG}.toml"),
+        ("run", "--methods", f"{LONG}.py:Mine"),
+        ("rescore", "--results", LONG),
+    ],
+)
+def test_a_path_that_no_system_takes_is_one_sentence(words: tuple[str, ...]) -> None:
+    done = bench(*words)
+    assert done.exit_code == 2, done.output
+    assert done.stderr.startswith("Error: "), done.stderr
+    assert "Traceback" not in done.output
