@@ -385,6 +385,8 @@ def _loss(one: _Going, error: BaseException) -> tuple[Outcome, str]:
         return "out_of_memory", f"the worker process was ended by Ray {times}: the node's memory ran out"
     if isinstance(error, exceptions.NodeDiedError):
         return "failed", f"the node of the worker process was lost {times}"
+    if isinstance(error, exceptions.ObjectLostError):
+        return "failed", f"its record was lost from Ray's object store {times}"
     return (
         "failed",
         f"the worker process was ended from outside {times}; the system does that when memory runs out",

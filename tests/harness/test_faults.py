@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
@@ -11,11 +12,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from harness import files, store
+from harness.claims import Claims
 from harness.errors import UserError
 from harness.spec import RunRecord
 from tests.harness.places import RUN, Spawn, command, environment, make_place, records, spawning
@@ -294,6 +297,22 @@ def test_a_share_that_answers_eio(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(UserError, match="cannot be written \\(Input/output error\\)"):
             store.write_record(tmp_path, museum)
     assert store.read_record(path) != ""
+
+
+def test_a_share_whose_listings_are_stale_has_no_run_done_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    museum = store.read_record(Path(__file__).parent / "museum" / "2026-first.json")
+    assert isinstance(museum, RunRecord)
+    with monkeypatch.context() as patch:
+        # Another machine has recorded the run; listings here still show the folder as it was, empty.
+        patch.setattr(store.os, "scandir", lambda _: contextlib.nullcontext(iter(())))
+        store.write_record(tmp_path, museum)
+        assert store.read_records(tmp_path).records == ()
+        task: Any = SimpleNamespace(results=tmp_path, spec=museum.spec, key=museum.key)
+        claims = Claims([task], {})
+        assert list(claims) == [], "the file itself is looked at before a run begins"
+        assert [record.key for record in claims.found()] == [museum.key]
 
 
 # Data and clocks

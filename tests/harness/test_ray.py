@@ -29,7 +29,7 @@ from harness.errors import UserError
 from harness.executors import AGAIN, executor
 from harness.executors.travel import pack, package, unpack
 from harness.plan import Options, Plan, make_plan
-from harness.spec import RunRecord, Suite
+from harness.spec import RunRecord, RunSpec, Suite
 from harness.store import record_path
 from tests.harness.places import (
     MINE,
@@ -459,6 +459,29 @@ def test_alone_is_a_whole_gpu_or_all_cpus_of_a_node(monkeypatch: pytest.MonkeyPa
         for alone in (False, True):
             cluster._submit(task, 1, alone)
     assert Remote.asked == [{}, {"num_gpus": 1}, {}, {"num_gpus": 2}, {}, {"num_cpus": 8}]
+
+
+@with_ray
+def test_a_run_whose_result_is_evicted_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.executors import ray as module
+
+    def evicted(_: object) -> str:
+        raise module.exceptions.ObjectLostError("00", None, "")
+
+    again: list[int] = []
+    cluster = object.__new__(module._Cluster)
+    spec = RunSpec(dataset="d", category="c", method="m", seed=0)
+    task: Any = SimpleNamespace(spec=spec, device="cpu")
+    one: Any = SimpleNamespace(ref=None, lost=0, alone=False, host="node", environment={}, task=task)
+    monkeypatch.setattr(module.ray, "get", evicted)
+    monkeypatch.setattr(module._Cluster, "_start_again", lambda _, run: again.append(run.lost))
+    monkeypatch.setattr(module, "_failed", lambda _, outcome, message: (outcome, message))
+    for _ in range(module.RETRIES):
+        assert cluster._result(one, leaving=False) is None
+    assert again == [*range(1, module.RETRIES + 1)]
+    found: Any = cluster._result(one, leaving=False)
+    said = f"its record was lost from Ray's object store {module.RETRIES + 1} times, last on node"
+    assert found == ("failed", said)
 
 
 @with_ray
