@@ -218,6 +218,8 @@ def _opened_summary(page: Path, method: int, column: int) -> tuple[dict[str, str
         table = section.locator("details.lazy table").first
         table.locator(f"tbody tr[data-method='{method}'] td").nth(column).get_by_role("button").click()
         dialog = tab.get_by_role("dialog")
+        # It opens once the runs are unpacked.
+        dialog.wait_for()
         rows = [row.locator("th, td").all_inner_texts() for row in dialog.locator("tfoot tr").all()]
         first = 2 if column == 0 else 1
         return {row[0]: row[first] for row in rows}, dialog.locator("p").first.inner_text()
