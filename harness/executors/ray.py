@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +34,12 @@ from ray import exceptions
 
 from harness.errors import Terminated, UserError, terminable
 from harness.executors import Place, once_more, tried_again
-from harness.executors.local import GRACE, SILENCE
+from harness.executors.local import GRACE
+from harness.executors.ray_runs import LOST, Going, lost, overdue
 from harness.executors.ray_work import Host, Post, Said, work
 from harness.executors.travel import pack, package
 from harness.method import Epoch
-from harness.spec import Outcome, RunRecord
+from harness.spec import RunRecord
 
 if TYPE_CHECKING:
     from harness.execute import RunTask
@@ -47,13 +48,6 @@ if TYPE_CHECKING:
 RETRIES = 3
 # Bytes for what Ray keeps in shared memory on its own cluster: records, the only things that pass through it.
 _OBJECTS = 10**8
-_LOST = (
-    exceptions.WorkerCrashedError,
-    exceptions.NodeDiedError,
-    exceptions.OutOfMemoryError,
-    exceptions.ObjectLostError,
-    exceptions.LocalRayletDiedError,
-)
 _DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -153,33 +147,6 @@ def _place(address: str | None, device: str, per_run: float) -> Place:
     return Place((name,) * max(cluster.room(), 1), about, cluster.run_all)
 
 
-@dataclass
-class _Going:
-    """A run that was handed to Ray.
-
-    Attributes:
-        ref: of what comes of it.
-        attempt: how often it has been started, with this time.
-        lost: how often its worker or node was lost.
-        alone: whether it has its device to itself, having been out of memory beside others.
-        told: whether the caller knows that it has begun.
-        began: when the present attempt did; ``None`` while it waits.
-        heard: when something was last heard of it.
-        environment: the machine that it is on, for a record that it cannot make itself.
-    """
-
-    task: RunTask
-    ref: Any
-    attempt: int = 1
-    lost: int = 0
-    alone: bool = False
-    told: bool = False
-    began: float | None = None
-    heard: float = 0.0
-    host: str = ""
-    environment: dict[str, Any] = field(default_factory=dict)
-
-
 class _Cluster:
     """The cluster that this process is connected to.
 
@@ -216,7 +183,7 @@ class _Cluster:
         on_epoch: Callable[[RunTask, Epoch], None],
     ) -> Generator[RunRecord | None, None, None]:
         """See :class:`harness.executors.RunAll`."""
-        going: dict[str, _Going] = {}
+        going: dict[str, Going] = {}
         leave = threading.Event()
         until, more = math.inf, True
         with terminable(leave.set):
@@ -239,7 +206,7 @@ class _Cluster:
                         if record is not None or leave.is_set():
                             del going[one.task.key]
                     for one in list(going.values()):
-                        if (record := _overdue(one, timeout)) is not None:
+                        if (record := overdue(one, timeout)) is not None:
                             _cancel([going.pop(one.task.key)])
                             yield record
                     yield None
@@ -248,7 +215,7 @@ class _Cluster:
         if leave.is_set():
             raise Terminated
 
-    def _fill(self, going: dict[str, _Going], tasks: Iterator[RunTask | None], device: str) -> bool:
+    def _fill(self, going: dict[str, Going], tasks: Iterator[RunTask | None], device: str) -> bool:
         """Hands over runs while there is room; returns whether there may be more."""
         room = self.room()
         most = room + (max(room, 1) if self._may_grow else 0)
@@ -260,7 +227,7 @@ class _Cluster:
             if task is None:
                 break
             task = replace(task, device=device)
-            going[task.key] = _Going(task, self._submit(task, 1, alone=False))
+            going[task.key] = Going(task, self._submit(task, 1, alone=False))
         return True
 
     def _submit(self, task: RunTask, attempt: int, alone: bool) -> Any:
@@ -276,17 +243,17 @@ class _Cluster:
         nodes = (node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"])
         return {"num_cpus": max(*nodes, self._per_run)}
 
-    def _start_again(self, one: _Going) -> None:
+    def _start_again(self, one: Going) -> None:
         one.attempt, one.began = one.attempt + 1, None
         one.ref = self._submit(one.task, one.attempt, one.alone)
 
-    def _leave(self, going: dict[str, _Going]) -> None:
+    def _leave(self, going: dict[str, Going]) -> None:
         """Asks runs to be saved and left; those that wait are called off."""
         self._post.ask.remote()
         waiting = [one for one in going.values() if one.began is None]
         _cancel(going.pop(one.task.key) for one in waiting)
 
-    def _wait(self, going: dict[str, _Going]) -> list[_Going]:
+    def _wait(self, going: dict[str, Going]) -> list[Going]:
         """Returns the runs that have ended; waits a second at most."""
         if not going:
             time.sleep(1)
@@ -299,7 +266,7 @@ class _Cluster:
 
     def _hear(
         self,
-        going: dict[str, _Going],
+        going: dict[str, Going],
         on_start: Callable[[RunTask], None],
         on_epoch: Callable[[RunTask, Epoch], None],
     ) -> None:
@@ -324,16 +291,16 @@ class _Cluster:
             if isinstance(news, Epoch):
                 on_epoch(one.task, news)
 
-    def _result(self, one: _Going, leaving: bool) -> RunRecord | None:
+    def _result(self, one: Going, leaving: bool) -> RunRecord | None:
         """Returns a run's record; ``None`` where there is none, because it was left, or is started again."""
         try:
             text: str | None = ray.get(one.ref)
-        except _LOST as error:
+        except LOST as error:
             if leaving:
                 return None
             one.lost += 1
             if one.lost > RETRIES:
-                return _failed(one, *_loss(one, error))
+                return lost(one, error)
             one.alone = one.alone or isinstance(error, exceptions.OutOfMemoryError)
             self._start_again(one)
             return None
@@ -364,39 +331,3 @@ def _cancel(runs: Any) -> None:
     if refs:
         # Until they are gone: what they write must not meet what the next process writes.
         ray.wait(refs, num_returns=len(refs), timeout=10)
-
-
-def _overdue(one: _Going, timeout: float | None) -> RunRecord | None:
-    """Returns the record of a run that takes too long, or that is no longer heard of."""
-    now = time.monotonic()
-    if one.began is None:
-        return None
-    if timeout and now - one.began > timeout:
-        return _failed(one, "timeout", f"took longer than {timeout:g} s")
-    if now - one.heard > SILENCE:
-        message = f"the worker process gave no sign of life for {SILENCE:g} s and was ended"
-        return _failed(one, "failed", message)
-    return None
-
-
-def _loss(one: _Going, error: BaseException) -> tuple[Outcome, str]:
-    times = f"{one.lost} times, last on {one.host or 'a node that had not yet told its name'}"
-    if isinstance(error, exceptions.OutOfMemoryError):
-        return "out_of_memory", f"the worker process was ended by Ray {times}: the node's memory ran out"
-    if isinstance(error, exceptions.NodeDiedError):
-        return "failed", f"the node of the worker process was lost {times}"
-    if isinstance(error, exceptions.ObjectLostError):
-        return "failed", f"its record was lost from Ray's object store {times}"
-    return (
-        "failed",
-        f"the worker process was ended from outside {times}; the system does that when memory runs out",
-    )
-
-
-def _failed(one: _Going, outcome: Outcome, message: str) -> RunRecord:
-    from harness.execute import failed
-
-    # The driver need not have the device that the run was on.
-    record = failed(replace(one.task, device="cpu"), outcome, message)
-    record = record.model_copy(update={"environment": one.environment})
-    return tried_again(record) if one.alone else record

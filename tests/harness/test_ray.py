@@ -464,9 +464,10 @@ def test_alone_is_a_whole_gpu_or_all_cpus_of_a_node(monkeypatch: pytest.MonkeyPa
 @with_ray
 def test_a_run_whose_result_is_evicted_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     from harness.executors import ray as module
+    from harness.executors import ray_runs
 
     def evicted(_: object) -> str:
-        raise module.exceptions.ObjectLostError("00", None, "")
+        raise ray_runs.exceptions.ObjectLostError("00", None, "")
 
     again: list[int] = []
     cluster = object.__new__(module._Cluster)
@@ -475,7 +476,7 @@ def test_a_run_whose_result_is_evicted_is_started_again(monkeypatch: pytest.Monk
     one: Any = SimpleNamespace(ref=None, lost=0, alone=False, host="node", environment={}, task=task)
     monkeypatch.setattr(module.ray, "get", evicted)
     monkeypatch.setattr(module._Cluster, "_start_again", lambda _, run: again.append(run.lost))
-    monkeypatch.setattr(module, "_failed", lambda _, outcome, message: (outcome, message))
+    monkeypatch.setattr(ray_runs, "_failed", lambda _, outcome, message: (outcome, message))
     for _ in range(module.RETRIES):
         assert cluster._result(one, leaving=False) is None
     assert again == [*range(1, module.RETRIES + 1)]
