@@ -181,8 +181,8 @@ def test_killed_anywhere_and_started_again_gives_the_same_records(place: Path, b
 @pytest.mark.slow
 def test_killed_at_ten_random_moments(place: Path, bench: Bench) -> None:
     """Long enough that no attempt ends by itself, whatever the machine's speed."""
-    words = [*RUN[:2], "mine.py:Mine[wait=0.8]", *RUN[3:], "--seeds", "0-5", "--no-report"]
-    moments = np.random.default_rng(int.from_bytes(os.urandom(4))).uniform(0.2, 7, 10)
+    words = [*RUN[:2], "mine.py:Mine[wait=0.8]", *RUN[3:], "--seeds", "0-7", "--no-report"]
+    moments = np.random.default_rng(int.from_bytes(os.urandom(4))).uniform(0.2, 9, 10)
     late = kill_and_compare(place, bench, words, moments)
     assert late < 5, f"most of the moments {moments} hit no process"
 
