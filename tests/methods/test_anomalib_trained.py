@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from pydantic import ValidationError
+from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from harness.choose import check_needs, configure_methods
@@ -325,12 +326,12 @@ def with_defect(side: int, top: int, left: int, size: int) -> Tensor:
 def test_draem_finds_a_defect_where_it_is(folder: Path) -> None:
     method = build("draem", folder, width=16, epochs=60, lr=1e-3, rotated=0)
     fit(method, count=8)
-    found = 0
+    # So short a training ends otherwise on every processor, and the peak is not always in the defect.
     for top, left in ((8, 8), (10, 44), (44, 12), (40, 40)):
-        y, x = peak(method.predict(with_defect(64, top, left, 12)).map[0])
-        found += top - 1 <= y <= top + 12 and left - 1 <= x <= left + 12
-    # So short a training ends otherwise on another processor, and may miss one.
-    assert found >= 3
+        mask = np.zeros((64, 64), dtype=bool)
+        mask[top : top + 12, left : left + 12] = True
+        found = method.predict(with_defect(64, top, left, 12)).map[0].numpy()
+        assert roc_auc_score(mask.ravel(), found.ravel()) > 0.75
 
 
 # EfficientAD
