@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -31,18 +30,24 @@ class NoRecordsError(UserError):
     """There is nothing to report."""
 
 
-def by_dataset(names: Iterable[str]) -> dict[str, int]:
-    """Returns how many records each dataset has, given where the records lie."""
-    return dict(Counter(name.partition("/")[0] for name in names))
+def by_dataset(names: Iterable[str]) -> dict[str, list[str]]:
+    """Returns where the records of each dataset lie, given where all do."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(name.partition("/")[0], []).append(name)
+    return found
 
 
 def write_apart(
-    counts: dict[str, int], output: Path, kinds: Collection[str], write: Callable[[str, Path], Leaderboard]
+    names: Mapping[str, Sequence[str]],
+    output: Path,
+    kinds: Collection[str],
+    write: Callable[[str, Path], Leaderboard],
 ) -> list[Table | str]:
     """Writes a report of each dataset into ``datasets/NAME``; returns what to print about them.
 
     Args:
-        counts: how many records each dataset has.
+        names: where the records of each dataset lie.
         output: folder of the report.
         kinds: the formats that are written.
         write: writes the report of a dataset into a folder and returns what it shows, or raises
@@ -51,9 +56,10 @@ def write_apart(
     Raises:
         OSError: the page that leads to them cannot be written.
     """
+    pages = {dataset: f"{FOLDER}/{quote(dataset)}/{FORMATS['html']}" for dataset in names}
     rankings, notes = [], list[str]()
     console = Console(stderr=True)
-    for dataset in track(counts, "Reports", console=console, transient=True, disable=not console.is_terminal):
+    for dataset in track(names, "Reports", console=console, transient=True, disable=not console.is_terminal):
         try:
             board = write(dataset, output / FOLDER / dataset)
         except NoRecordsError:
@@ -61,17 +67,17 @@ def write_apart(
             continue
         notes += board.notes
         if "html" in kinds:
-            page = f"{FOLDER}/{quote(dataset)}/{FORMATS['html']}"
-            rankings += [answered(one, costs_of(one), page) for one in board.rankings]
+            rankings += [answered(one, costs_of(one), pages[dataset]) for one in board.rankings]
         # The next one's records take the room of these.
         del board
         gc.collect()
     table = Table(title="One report for each dataset", title_justify="left")
     table.add_column("dataset", overflow="fold")
     table.add_column("records", justify="right")
-    for dataset, count in counts.items():
-        table.add_row(Text(visible(dataset)), f"{count:,}")
+    for dataset, own in names.items():
+        table.add_row(Text(visible(dataset)), f"{len(own):,}")
     if "html" not in kinds:
         return [table, *notes, f"Reports: {output / FOLDER}"]
-    write_atomically(output / FORMATS["html"], contents(counts, rankings, notes).encode())
+    rows = [(dataset, pages[dataset], len(own)) for dataset, own in names.items()]
+    write_atomically(output / FORMATS["html"], contents(rows, rankings, notes).encode())
     return [table, *notes, f"Report: {output / FORMATS['html']}"]

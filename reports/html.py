@@ -72,11 +72,13 @@ def page(
     )
 
 
-def contents(datasets: Mapping[str, int], rankings: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
+def contents(
+    datasets: Sequence[tuple[str, str, int]], rankings: Sequence[Mapping[str, Any]], notes: Sequence[str]
+) -> str:
     """Returns the page that leads to the pages of datasets, as HTML.
 
     Args:
-        datasets: how many records each has; its page is ``datasets/NAME/index.html``.
+        datasets: the name of each, the address of its page, and how many records it has.
         rankings: their answers, see :func:`reports.page.sections.answered`.
         notes: what a reader must know, in sentences.
     """

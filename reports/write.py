@@ -114,9 +114,14 @@ def write(
     wanted = ",".join(name for name in names if not name.startswith("figure-"))
     asked_for = _Asked(numbers, wanted, kinds, style, drawn)
     records = _list(results, frozenset(part.strip() for part in datasets.split(",") if part.strip()))
-    counts = by_dataset(records.names or ())
-    if sum(counts.values()) > LIMIT and len(counts) > 1:
-        return _write_apart(records, counts, output, asked_for, only_tables)
+    count = len(records.names or ())
+    if count > LIMIT and len(apart := by_dataset(records.names or ())) > 1:
+        if only_tables or wanted or drawn:
+            raise UserError(
+                f"Tables and figures by name need all records at once, and {count:,} are too many: "
+                "name some of the datasets with --datasets."
+            )
+        return _write_apart(results, apart, output, asked_for)
     if only_tables:
         return _only_tables(records, output, asked_for)
     with _without_collector():
@@ -132,30 +137,31 @@ def _list(results: Path, datasets: frozenset[str]) -> _Records:
     if not results.is_dir():
         return _Records(results, datasets)
     names = chosen_names(results, datasets)
-    there = by_dataset(names)
-    for name in sorted(datasets - there.keys()):
+    for name in sorted(datasets - by_dataset(names).keys() if datasets else ()):
         known = ", ".join(by_dataset(record_names(results))) or "none"
         raise UserError(f"There are no records of '{visible(name)}' in {results}: there are of {known}.")
     return _Records(results, datasets, names)
 
 
 def _write_apart(
-    records: _Records, counts: dict[str, int], output: Path, asked_for: _Asked, only_tables: bool
+    results: Path, names: Mapping[str, Sequence[str]], output: Path, asked_for: _Asked
 ) -> list[Table | str]:
     """Writes one report for each dataset."""
-    if only_tables or asked_for.wanted or asked_for.figures:
-        raise UserError(
-            "Tables and figures by name need all records at once, and "
-            f"{sum(counts.values()):,} are too many: name some of the datasets with --datasets."
-        )
 
     def write_one(dataset: str, folder: Path) -> Leaderboard:
-        own = [name for name in records.names or () if name.partition("/")[0] == dataset]
+        own = _Records(results, frozenset([dataset]), names[dataset])
         with _without_collector():
-            return _write(_Records(records.results, frozenset([dataset]), own), folder, asked_for)[0]
+            return _write(own, folder, asked_for)[0]
 
+    with _writing(output):
+        return write_apart(names, output, asked_for.kinds, write_one)
+
+
+@contextlib.contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """Says in a sentence that the report cannot be written."""
     try:
-        return write_apart(counts, output, asked_for.kinds, write_one)
+        yield
     except OSError as error:
         raise UserError(f"The report cannot be written to {output} ({error.strerror or error}).") from error
 
@@ -223,17 +229,15 @@ def _write(source: _Records, output: Path, asked_for: _Asked) -> tuple[Leaderboa
         if "markdown" in kinds:
             write_atomically(output / FORMATS["markdown"], to_markdown(board).encode())
 
-    try:
-        # pyarrow, which writes Parquet, has threads, which a copied process would lack.
-        with beside(rest, len(records) >= MANY and "html" in kinds and "parquet" not in kinds):
-            if "html" in kinds:
-                audited, gallery = audit(numbers) if pairs else None, Gallery(results)
-                html = page(board, pairs, audited, results, gallery)
-                # First the pictures: a page never links to one that is not there yet.
-                write_pictures(output / FOLDER, gallery.files)
-                write_atomically(output / FORMATS["html"], html.encode())
-    except OSError as error:
-        raise UserError(f"The report cannot be written to {output} ({error.strerror or error}).") from error
+    # pyarrow, which writes Parquet, has threads, which a copied process would lack.
+    many = len(records) >= MANY and "html" in kinds and "parquet" not in kinds
+    with _writing(output), beside(rest, many):
+        if "html" in kinds:
+            audited, gallery = audit(numbers) if pairs else None, Gallery(results)
+            html = page(board, pairs, audited, results, gallery)
+            # First the pictures: a page never links to one that is not there yet.
+            write_pictures(output / FOLDER, gallery.files)
+            write_atomically(output / FORMATS["html"], html.encode())
     drawn = write_figures(board, results, output / "figures", figures) if figures else []
     first = next(FORMATS[kind] for kind in ("html", *FORMATS) if kind in kinds)
     return board, [
