@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.efficiency import Efficiency, Quantity
+from harness.feed import to_device
 from harness.guard import Guard
 from harness.measure import (
     PeakMemory,
@@ -214,28 +216,26 @@ def end_to_end(subject: Subject, seconds: float) -> Iterator[float]:
     """
     files = [subject.files[i % len(subject.files)] for i in range(BATCH)]
     with ThreadPoolExecutor(_READERS) as readers:
-
-        def ask() -> list[Future[NDArray[np.uint8]]]:
-            return [readers.submit(subject.read, path) for path in files]
-
+        batches = (_batch(list(readers.map(subject.read, files))) for _ in itertools.count())
         begun = last = time.perf_counter()
-        coming, count = ask(), 0
-        while count < 3 or last - begun < seconds:
-            images = np.stack([image.result() for image in coming])
-            coming = ask()
-            subject.predict(torch.from_numpy(images).permute(0, 3, 1, 2)).score.cpu()
+        for count, batch in enumerate(to_device(batches, subject.device)):
+            subject.predict(batch).score.cpu()
             now = time.perf_counter()
             if count:
                 yield BATCH / (now - last)
-            last, count = now, count + 1
-        for image in coming:
-            image.cancel()
+            last = now
+            if count >= 2 and last - begun >= seconds:
+                return
+
+
+def _batch(images: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """Images ``[S, S, 3]`` as a method gets them."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 def _one_by_one(subject: Subject) -> None:
     """A batch in the paper's way: read, predict, and bring scores and maps to the host, one after another."""
     files = [subject.files[i % len(subject.files)] for i in range(BATCH)]
-    images = np.stack([subject.read(path) for path in files])
-    prediction = subject.predict(torch.from_numpy(images).permute(0, 3, 1, 2))
+    prediction = subject.predict(_batch([subject.read(path) for path in files]))
     prediction.score.cpu()
     prediction.map.cpu()

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from harness.images import load_masks
 from harness.metrics import split_metrics
 from harness.native import Native, read_defects
 from harness.spec import PROTOCOLS, RunSpec
+
+if TYPE_CHECKING:
+    import torch
 
 Metrics = dict[str, dict[str, float | None]]
 
@@ -75,6 +79,7 @@ def evaluate(
     maps: NDArray[np.float32],
     splits: Mapping[str, Sequence[str]],
     category: str,
+    device: torch.device | None = None,
 ) -> Metrics:
     """Returns what a record keeps: all metrics, of all images and of each kind of anomaly that there is.
 
@@ -84,6 +89,7 @@ def evaluate(
         maps: ``[N, S, S]``.
         splits: for each kind of anomaly, the categories of the dataset that have it.
         category: the category of the images.
+        device: a GPU to sort pixels on.
 
     Raises:
         ValueError: scores or maps are not finite.
@@ -93,7 +99,7 @@ def evaluate(
         wanted = sorted(kind for kind, names in splits.items() if category in names)
         found = truth.masks.metrics(scores, maps, present, wanted)
     else:
-        found = split_metrics(scores, maps, truth.kinds, truth.masks, present)
+        found = split_metrics(scores, maps, truth.kinds, truth.masks, present, device)
     return {split: {name: recorded(v) for name, v in values.items()} for split, values in found.items()}
 
 

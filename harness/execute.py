@@ -24,6 +24,7 @@ from harness.devices import GeneratorState, seed_everything
 from harness.efficiency import Efficiency
 from harness.errors import UserError
 from harness.evaluate import Metrics, evaluate, read_truth, recorded
+from harness.feed import to_device
 from harness.images import data_fingerprint, load_images, read_resized
 from harness.machine import environment
 from harness.maps import KeptParts, save_maps, save_parts
@@ -230,6 +231,7 @@ class _Run:
             ),
             peak_memory=peak,
             efficiency=efficiency,
+            choices=self.choices,
             operating=operating,
         )
 
@@ -264,6 +266,7 @@ class _Run:
         task, spec = self.task, self.spec
         where = (self.device, spec.image_size, spec.seed, scratch)
         setup = make_setup(task.weights, task.assets, *where, self.networks)
+        self.choices = setup.choices
         method = load_method(task.method)
         return method(configure(method, spec.method, task.identity.config), setup)
 
@@ -301,7 +304,7 @@ class _Run:
     def _score(self, images: Images, clock: Stopwatch | None = None) -> _Scores:
         """Predicts every image once; only prediction itself is on the clock."""
         predictions = []
-        for batch in images.batches(BATCH):
+        for batch in to_device(images.batches(BATCH), self.device):
             if clock:
                 clock.start()
             predictions.append(self._predict(batch))
@@ -353,12 +356,13 @@ class _Run:
 
     def _raw(self, images: Images) -> dict[str, NDArray[np.float32]]:
         with torch.no_grad():
-            batches = [self.method.raw(batch) for batch in images.batches(BATCH)]
+            batches = [self.method.raw(batch) for batch in to_device(images.batches(BATCH), self.device)]
         return {name: np.concatenate([b[name].float().cpu().numpy() for b in batches]) for name in batches[0]}
 
     def _metrics(self, scores: _Scores) -> Metrics:
         splits = self.task.split_categories or {}
-        return evaluate(self.truth, scores.scores, scores.maps, splits, self.spec.category)
+        gpu = self.device if self.device.type == "cuda" else None
+        return evaluate(self.truth, scores.scores, scores.maps, splits, self.spec.category, gpu)
 
     def _operating(self, last: _Scores) -> Operating:
         normal, splits = self._score(self.parts.validation), self.task.split_categories or {}

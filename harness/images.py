@@ -66,9 +66,7 @@ def read_image(path: Path) -> Image.Image:
     """
     with _opened(path) as image:
         image.load()
-        if image.getexif().get(_EXIF_ORIENTATION, 1) == 1:
-            return image.copy()
-        return ImageOps.exif_transpose(image)
+        return image if image.getexif().get(_EXIF_ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -114,7 +112,7 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
         image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def read_mask(path: Path) -> Pixels:

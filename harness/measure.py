@@ -106,7 +106,7 @@ class PeakMemory:
     """Peak memory since construction or :meth:`restart`.
 
     ``host`` is resident memory above that at construction; ``device`` is the most that PyTorch's allocator
-    had given away, what was given away before included.
+    had given away, what was given away before included, and what CUDA graphs hold.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -131,8 +131,19 @@ class PeakMemory:
         if self._baseline:
             peaks["host"] = max(0, peak_resident() - self._baseline)
         if self._device.type == "cuda":
-            peaks["device"] = torch.cuda.max_memory_allocated(self._device)
+            peaks["device"] = torch.cuda.max_memory_allocated(self._device) + _recorded(self._device)
         return peaks
+
+
+def _recorded(device: torch.device) -> int:
+    """Returns the bytes that CUDA graphs hold for their next replay, which the allocator counts as free."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    segments = (s for s in torch.cuda.memory_snapshot() if s["device"] == index)  # type: ignore[no-untyped-call]
+    return sum(
+        int(s["total_size"]) - int(s["allocated_size"])
+        for s in segments
+        if tuple(s["segment_pool_id"]) != (0, 0)
+    )
 
 
 _PEAK = Path("/proc/self/clear_refs")

@@ -270,6 +270,8 @@ class Setup:
             their hash are the harness's business.
         asset: gives the folder of an :class:`Asset` by its name; archives are unpacked there.
         scratch: a folder that exists during the run; whatever is written there is deleted afterwards.
+        choices: where the method writes how it goes about its work on this machine, such as where it keeps
+            features, as far as that changes no result but by rounding. The record keeps it.
     """
 
     device: torch.device
@@ -279,6 +281,7 @@ class Setup:
     load_features: Callable[[str, Sequence[int]], Backbone]
     asset: Callable[[str], Path]
     scratch: Path
+    choices: dict[str, str] = field(default_factory=dict)
 
 
 class Method(ABC):
@@ -338,7 +341,7 @@ class Method(ABC):
         """Scores a batch.
 
         Args:
-            images: uint8 ``[B, 3, S, S]``, RGB, on the CPU.
+            images: uint8 ``[B, 3, S, S]``, RGB, on the CPU or the device.
 
         Returns:
             Scores ``[B]`` and maps ``[B, S, S]``, on any device; they must not depend on what else is

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from harness.assess import BATCH
 from harness.errors import UserError
+from harness.feed import ahead
 from harness.files import write_atomically
-from harness.images import Pixels, read_resized, read_rgb
+from harness.images import Pixels, in_threads, read_resized, read_rgb
 from harness.method import Method
 from harness.protocols import CROPPED, PROTOCOLS, Crop
 from harness.spec import RunRecord
@@ -76,13 +77,12 @@ def predict(method: Method, record: RunRecord, files: Sequence[Path], root: Path
         files: the images.
         root: the folder that their names are told from.
     """
-    for start in range(0, len(files), BATCH):
-        part = [
-            (path.relative_to(root).as_posix(), _read(path, record)) for path in files[start : start + BATCH]
-        ]
-        pixels = [image for _, image in part if not isinstance(image, str)]
+    parts = (files[start : start + BATCH] for start in range(0, len(files), BATCH))
+    for part, images in ahead((part, in_threads(lambda path: _read(path, record), part)) for part in parts):
+        pixels = [image for image in images if not isinstance(image, str)]
         scored = iter(_scores(method, pixels) if pixels else ())
-        for name, image in part:
+        for path, image in zip(part, images, strict=True):
+            name = path.relative_to(root).as_posix()
             yield Found(name, problem=image) if isinstance(image, str) else Found(name, *next(scored))
 
 

@@ -268,6 +268,7 @@ class RunRecord(Frozen):
         timings: seconds of the parts, ``None`` where the run failed.
         peak_memory: bytes: ``host`` above the idle worker, ``device`` as the allocator saw it.
         efficiency: speed, memory and size as docs/efficiency.md defines them, measured after the scores.
+        choices: how the method went about it on this machine, see ``Setup.choices``.
         operating: thresholds from normal validation images and what they do on the test set.
         environment: hardware, versions, git commit.
         citation: BibTeX entry of the method.
@@ -299,6 +300,7 @@ class RunRecord(Frozen):
     timings: Timings | None = None
     peak_memory: dict[str, int] = Field(default_factory=dict)
     efficiency: Efficiency | None = None
+    choices: dict[str, str] = Field(default_factory=dict)
     operating: Operating | None = None
     environment: dict[str, Any] = Field(default_factory=dict)
     citation: str = ""

@@ -344,6 +344,24 @@ def test_kinds_are_scored_against_the_same_normal_images() -> None:
     assert split_metrics(*tensors, ["logical", "structural"]) == found
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16"])
+def test_a_device_sorts_alike(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU's own way of sorting, here by the CPU; and without room for it."""
+    generator = np.random.default_rng(0)
+    maps = generator.integers(-40, 40, (6, 16, 16)).astype(dtype)
+    kinds = ["normal", "normal", "logical", "logical", "structural", "structural"]
+    masks = generator.integers(0, 2, maps.shape, dtype=np.uint8) * (np.arange(6) > 1)[:, None, None]
+    given = (generator.normal(size=6), maps, kinds, masks, ["logical", "structural"])
+    expected = split_metrics(*given)
+    assert split_metrics(*given, device=torch.device("cpu")) == expected
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "from_numpy", full)
+    assert split_metrics(*given, device=torch.device("cpu")) == expected
+
+
 def test_exactly_the_named_splits_are_reported() -> None:
     given = scores, maps, _, masks = *nine()[:2], KINDS, nine()[2]
     found = split_metrics(*given)
