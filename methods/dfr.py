@@ -167,7 +167,7 @@ class DFR(Method):
     def fit(self, data: TrainingData, on_epoch: Callable[[Epoch], None]) -> None:
         """Trains the autoencoder with Adam on the mean squared error; validation images are not used."""
         config = self.config
-        features = FrozenFeatures(data.train, self.features, batch_size=4)
+        features = FrozenFeatures(data.train, self.features, self.setup, batch_size=4)
         first = features.batch(range(min(config.pca_images, len(features))))
         c = first.shape[1]
         self.autoencoder = self._build(c, code_width(first.transpose(0, 1).flatten(1).T, config.variance))

@@ -41,6 +41,7 @@ from methods.branches import attend, attention, combine, distance, quantiles, up
 from methods.features import FrozenFeatures
 from methods.folding import fold_batch_norms
 from methods.precision import has_bf16
+from methods.replay import Replayed
 from methods.ulsad_networks import FeatureReconstructionNetwork, GlobalAutoencoder
 
 STRIDES = (8, 16)
@@ -144,6 +145,8 @@ class ULSAD(Method):
         self.q: Tensor | None = None
         self._statistics: dict[str, Tensor] = {}
         self._kernel = gaussian_kernel(config.blur).to(device) if config.blur else None
+        # Some hundred test images are too few for a recording to pay.
+        self._scored = Replayed(self._score, device, before=16)
 
     # Features
 
@@ -204,8 +207,20 @@ class ULSAD(Method):
         self.mean = mean.float()
         # A channel that never varies in training carries nothing to scale by.
         self.std = torch.where(std > 1e-12, std, 1.0).float()
+        self._scored.forget()
 
     # Training
+
+    @property
+    def terms(self) -> list[str]:
+        """Names of the terms of the loss that are on."""
+        config, both = self.config, self.autoencoder is not None
+        on = {
+            "L_pl": config.loss_pl,
+            "L_pg": both and config.loss_pg != "off",
+            "L_lg": both and config.loss_lg,
+        }
+        return [name for name, is_on in on.items() if is_on]
 
     def losses(self, X: Tensor, U: Tensor) -> dict[str, Tensor]:
         """The terms of L = L_pl + L_pg + L_lg that are on, each a mean over batch and positions."""
@@ -249,33 +264,53 @@ class ULSAD(Method):
                 "(it would train many times slower than float32): leave precision out"
             )
         config, networks = self.config, self.modules()
-        features = FrozenFeatures(data.train, self.features)
+        features, images = FrozenFeatures(data.train, self.features, self.setup), self._pixels(data.train)
         self._learn_statistics(features)
-        fused = self.setup.device.type == "cuda"
+        on_gpu = self.setup.device.type == "cuda"
         optimiser = torch.optim.Adam(
-            networks.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=fused
+            networks.parameters(),
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            fused=on_gpu,
+            capturable=on_gpu,
         )
+
+        def state() -> list[Tensor]:
+            moments = [tensor for values in optimiser.state.values() for tensor in values.values()]
+            return [*networks.state_dict().values(), *moments]
+
+        step = Replayed(lambda X, y: self._step(optimiser, X, y), self.setup.device, state)
         generator = torch.Generator().manual_seed(data.seed)
         parts = {"networks": networks, "optimiser": optimiser, "generator": generator}
         for number in data.epochs(config.epochs, parts):
             networks.train()
-            sums: dict[str, Tensor] = {}
+            sums = torch.zeros(len(self.terms), device=self.setup.device)
             for rows in shuffled(len(features), config.batch_size, generator):
-                X = self.normalise(data.train.batch(rows))
-                terms = self.losses(X, self.standardise(features.batch(rows)))
-                optimiser.zero_grad(set_to_none=True)
-                torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-                for name, term in terms.items():
-                    sums[name] = sums.get(name, torch.zeros((), device=term.device)) + term.detach() * len(
-                        rows
-                    )
+                (terms,) = step(images.batch(rows), features.batch(rows))
+                sums += terms * len(rows)
             networks.eval()
             if number == config.epochs and config.quantiles:
                 # As in the code, only the last epoch has quantiles: an earlier one, if a protocol selects it,
                 # averages the raw maps.
                 self._learn_quantiles(data.validation, generator)
-            on_epoch(Epoch(number, config.epochs, {k: float(v) / len(features) for k, v in sums.items()}))
+            means = [total / len(features) for total in sums.tolist()]
+            on_epoch(Epoch(number, config.epochs, dict(zip(self.terms, means, strict=True))))
+        if on_gpu:
+            self.setup.choices["training steps"] = step.how
+
+    def _step(self, optimiser: torch.optim.Optimizer, images: Tensor, y: Tensor) -> tuple[Tensor]:
+        """One step of the optimiser; returns the terms of its loss."""
+        terms = torch.stack(list(self.losses(self.normalise(images), self.standardise(y)).values()))
+        terms.sum().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        return (terms.detach(),)
+
+    def _pixels(self, images: Images) -> Images | FrozenFeatures:
+        """The training images, on a GPU in its memory where they fit: as bytes they are small."""
+        if self.setup.device.type != "cuda":
+            return images
+        return FrozenFeatures(images, lambda batch: batch.to(self.setup.device), self.setup, name="images")
 
     @torch.no_grad()
     def _learn_quantiles(self, images: Images, generator: torch.Generator) -> None:
@@ -284,6 +319,7 @@ class ULSAD(Method):
         self._statistics = {"validation": maps, "generator": generator.get_state()}
         at = (self.config.alpha, self.config.beta)
         self.q = quantiles(maps, at, self.setup.image_size, self.config.q_samples, generator)
+        self._scored.forget()
 
     # Scoring
 
@@ -302,7 +338,15 @@ class ULSAD(Method):
 
     def predict(self, images: Tensor) -> Prediction:
         """M = (t(M^l) + t(M^g)) / 2 after blurring each; the score is its maximum."""
-        return combine(self.raw_maps(images), self.q, self._kernel, self.setup.image_size)
+        with torch.no_grad():
+            score, combined, *maps = self._scored(images.to(self.setup.device))
+        if self.setup.device.type == "cuda":
+            self.setup.choices["predictions"] = self._scored.how
+        return Prediction(score, combined, dict(zip(BRANCHES, maps, strict=False)))
+
+    def _score(self, images: Tensor) -> tuple[Tensor, ...]:
+        found = combine(self.raw_maps(images), self.q, self._kernel, self.setup.image_size)
+        return found.score, found.map, *found.parts.values()
 
     @torch.no_grad()
     def raw(self, images: Tensor) -> dict[str, Tensor]:
@@ -342,4 +386,5 @@ class ULSAD(Method):
         rest = {name: tensor.to(self.setup.device) for name, tensor in state.items()}
         self.mean, self.std = rest.pop("mean"), rest.pop("std")
         self.q = rest.pop("quantiles", None)
+        self._scored.forget()
         self.modules().load_state_dict(rest)

@@ -74,7 +74,7 @@ class FeatureMaps:
 
     def __init__(self, setup: Setup, backbone: str, strides: tuple[int, ...], size: int) -> None:
         self._backbone = setup.load_features(backbone, strides)
-        self._device = setup.device
+        self._setup, self._device = setup, setup.device
         self._mean = torch.tensor(self._backbone.mean, device=setup.device).view(1, 3, 1, 1)
         self._std = torch.tensor(self._backbone.std, device=setup.device).view(1, 3, 1, 1)
         blank = torch.zeros(1, 3, size, size, dtype=torch.uint8)
@@ -97,8 +97,8 @@ class FeatureMaps:
         return [part.reshape(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def keep(self, images: Images, batch_size: int = 16) -> FrozenFeatures:
-        """Returns the images' flat features by index, computed once where they fit into memory."""
-        return FrozenFeatures(images, self.flat, batch_size)
+        """Returns the images' flat features by index, computed once where there is room for them."""
+        return FrozenFeatures(images, self.flat, self._setup, batch_size)
 
 
 @dataclass(frozen=True)
@@ -164,11 +164,11 @@ def train(
     parts = {"module": module, "optimiser": optimiser, "generator": generator}
     for number in data.epochs(epochs, parts):
         module.train()
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64, device=features.device)
         for rows in shuffled(len(features), batch_size, generator):
-            total += float(step(optimiser, loss(maps.split(features.batch(rows))))) * len(rows)
+            total += step(optimiser, loss(maps.split(features.batch(rows)))).double() * len(rows)
         module.eval()
-        on_epoch(Epoch(number, epochs, {"loss": total / len(features)}))
+        on_epoch(Epoch(number, epochs, {"loss": float(total) / len(features)}))
 
 
 def step(optimiser: torch.optim.Optimizer, loss: Tensor) -> Tensor:

@@ -124,15 +124,15 @@ class CFlow(Method):
 
     def train_batch(
         self, optimiser: torch.optim.Optimizer, maps: list[Tensor], generator: torch.Generator
-    ) -> float:
+    ) -> Tensor:
         """Steps once per batch of feature vectors, decoder by decoder, on −log σ(log-likelihood per channel).
 
         The vectors of all images and positions are mixed; the last batch also takes the remainder.
 
         Returns:
-            Sum of the losses of all feature vectors.
+            Sum of the losses of all feature vectors, float64.
         """
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64, device=maps[0].device)
         for level, y in enumerate(maps):
             fibres = y.flatten(2).transpose(1, 2).flatten(0, 1)
             positions = self._positions[level].repeat(len(y), 1)
@@ -143,7 +143,7 @@ class CFlow(Method):
                 last = first + self.config.fibre_batch if number < batches - 1 else len(fibres)
                 rows = order[first:last]
                 loss = -F.logsigmoid(self._log_likelihood(level, fibres[rows], positions[rows]))
-                total += float(step(optimiser, loss.mean())) * len(rows)
+                total += step(optimiser, loss.mean()).double() * len(rows)
         return total
 
     def fit(self, data: TrainingData, on_epoch: Callable[[Epoch], None]) -> None:
@@ -157,7 +157,7 @@ class CFlow(Method):
         parts = {"decoders": self.decoders, "optimiser": optimiser, "generator": generator}
         for number in data.epochs(config.epochs, parts):
             self.decoders.train()
-            total, done = 0.0, 0
+            total, done = torch.zeros((), dtype=torch.float64, device=features.device), 0
             for _ in range(config.sub_epochs):
                 for rows in shuffled(len(features), config.batch_size, generator):
                     if config.schedule:
@@ -167,7 +167,7 @@ class CFlow(Method):
                     done += 1
             self.decoders.eval()
             self.highest = self._highest(data.validation)
-            on_epoch(Epoch(number, config.epochs, {"loss": total / fibres}))
+            on_epoch(Epoch(number, config.epochs, {"loss": float(total) / fibres}))
 
     def _highest(self, images: Images) -> Tensor:
         """Returns the highest log-likelihood of each level over the images, ``[levels]``."""

@@ -110,7 +110,7 @@ def distil(
 
     target = Target(backbone, channels, batch(max(how.batch_size, 16)), generator)
     optimiser = torch.optim.Adam(teacher.parameters(), lr=how.lr, weight_decay=1e-5)
-    losses: list[float] = []
+    losses: list[Tensor] = []
     teacher.train()
     for _ in range(how.steps):
         images = batch(how.batch_size)
@@ -118,6 +118,6 @@ def distil(
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        losses.append(float(loss.detach()))
+        losses.append(loss.detach())
     teacher.eval()
-    return losses
+    return [float(loss) for loss in losses]

@@ -232,7 +232,7 @@ class Loop:
             num_training_batches=len(loader),
             estimated_stepping_batches=min(epochs * len(loader), steps or epochs * len(loader)),
         )
-        self.logged: dict[str, list[float]] = {}
+        self.logged: dict[str, list[Tensor]] = {}
 
     def run(self, on_epoch: Callable[[Epoch], None]) -> None:
         """Trains; the losses of an epoch are the means of what the module returned as losses."""
@@ -253,7 +253,8 @@ class Loop:
                 self._step(batch, index)
             module.on_train_epoch_end()
             self._schedule("epoch")
-            on_epoch(Epoch(number, self.epochs, {k: sum(v) / len(v) for k, v in self.logged.items()}))
+            means = {name: float(torch.stack(v).double().mean()) for name, v in self.logged.items()}
+            on_epoch(Epoch(number, self.epochs, means))
         module._trainer = None
 
     def _stand_in(self) -> None:
@@ -273,7 +274,7 @@ class Loop:
         losses = output if isinstance(output, Mapping) else {"loss": output}
         for name, value in losses.items():
             if isinstance(value, Tensor) and value.numel() == 1:
-                self.logged.setdefault(name, []).append(float(value.detach()))
+                self.logged.setdefault(name, []).append(value.detach().reshape(()))
         loss = losses.get("loss")
         if module.automatic_optimization and self.optimisers and isinstance(loss, Tensor):
             self.optimisers[0].zero_grad(set_to_none=True)

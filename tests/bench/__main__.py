@@ -22,7 +22,7 @@ from tests.bench.pairs import Compared, Pair, compare
 
 # anomalib's progress bars.
 os.environ["TQDM_DISABLE"] = "1"
-GROUPS = ("reconstruction", "metrics", "memory_bank", "house", "engine")
+GROUPS = ("reconstruction", "metrics", "memory_bank", "decoding", "house", "engine")
 
 ALL = (*GROUPS, "gpu")
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from harness.method import Method, TrainingData
 from methods.anomalib.coreset import greedy_coreset, sparse_projection
 from methods.dfr import DFR, DFRConfig
 from methods.precision import has_bf16
+from methods.replay import Replayed
 from methods.ulsad import ULSAD, ULSADConfig
 from tests.bench.memory_bank import patches
 from tests.bench.pairs import Pair
@@ -52,10 +54,11 @@ def pairs(
         dfr.load_state_dict(original.state_dict())
         X = images(batch).batch(range(batch)).to(device)
 
-        def cost(method: Method) -> Callable[[], float]:
+        def cost(method: Method, given: Tensor = X) -> Callable[[], float]:
             """Milliseconds an image."""
+            seconds = 0.0 if trial else 1.0
             return lambda: (
-                1000 / rate(batch, repeat(lambda: _predict(method, X), device, 0.0 if trial else 1.0)).median
+                1000 / rate(len(given), repeat(lambda: _predict(method, given), device, seconds)).median
             )
 
         def memory(method: Method) -> Callable[[], float]:
@@ -81,13 +84,40 @@ def pairs(
         share = 1 / 0.15
         yield Pair("ULSAD's memory in bf16", memory(fast), memory(original), slow, share, rounds, "MB", note)
 
-        def training() -> float:
-            some = images(train)
-            made = ULSAD(quick, wide)
-            return _seconds(lambda: made.fit(TrainingData(some, some, 0), lambda _: None), device)
+        def training(count: int, graphs: bool = True) -> float:
+            some, config = images(train), quick.model_copy(update={"epochs": count})
+            with patch.object(Replayed, "enabled", graphs):
+                made = ULSAD(config, wide)
+                return _seconds(lambda: made.fit(TrainingData(some, some, 0), lambda _: None), device)
 
-        note = f"{epochs} epochs of {train} images, bf16"
-        yield Pair("ULSAD's training", training, lambda: 40, "a limit of 40 s", 1, 1, "seconds", note)
+        note = f"{epochs} epochs of {train} images, {precision}"
+        limit, short = "a limit of 40 s", max(1, epochs // 10)
+        yield Pair("ULSAD's training", lambda: training(epochs), lambda: 40, limit, 1, 1, "seconds", note)
+        with patch.object(Replayed, "enabled", False):
+            plain = ULSAD(quick, wide)
+        plain.load_state_dict(exact.state_dict())
+        peer, one = "one kernel after another", X[:1]
+        yield Pair(
+            "ULSAD's training as CUDA graphs",
+            lambda: training(short),
+            lambda: training(short, graphs=False),
+            peer,
+            1,
+            rounds,
+            "seconds",
+            f"{short} epochs of {train} images, {precision}; recorded {wide.choices.get('training steps')}",
+        )
+        for given in (one, X):
+            yield Pair(
+                "ULSAD's prediction as a CUDA graph",
+                cost(fast, given),
+                cost(plain, given),
+                peer,
+                1,
+                rounds,
+                "ms an image",
+                f"batch {len(given)}, {precision}",
+            )
 
     rows = 1024 * max(1, train * 300 // 350)
     bank = patches(rows, 1536)

@@ -18,13 +18,15 @@ from harness.method import Images, Method, Prediction, Setup, TrainingData
 from harness.provision import make_setup
 from harness.weights import find_weights
 from methods.dfr import DFR, DFRConfig
-from methods.features import FrozenFeatures
+from methods.features import Place
 from methods.precision import has_bf16
 from methods.ulsad import ULSAD, ULSADConfig
 from tests.bench.pairs import Pair
 
 CPU = torch.device("cpu")
 SIZE = 256
+KEPT: Place = "the host's memory"
+AGAIN: Place = "nowhere, computed for every batch"
 
 
 class OriginalDFR(DFR):
@@ -133,15 +135,13 @@ def _training(wide: Setup, rounds: int) -> Pair:
     """ULSAD with features kept, and with features computed again for every batch."""
     few, epochs = images(16), 4
 
-    def train(limit: int) -> None:
-        def limited(*args: Any) -> FrozenFeatures:
-            return FrozenFeatures(*args, limit=limit)
-
-        with patch("methods.ulsad.FrozenFeatures", limited):
+    def train(place: Place) -> None:
+        with patch("methods.features.find_place", lambda *_: place):
             ULSAD(ULSADConfig(epochs=epochs, quantiles=False), wide).fit(
                 TrainingData(few, few, 0), lambda _: None
             )
 
     note = f"{epochs} epochs of {len(few)} images, {SIZE} px, the pass that keeps them included"
     peer = "features computed again"
-    return Pair("ULSAD's training", lambda: train(2**31), lambda: train(0), peer, 1 / 0.85, rounds, note=note)
+    kept, again = (lambda place=place: train(place) for place in (KEPT, AGAIN))  # type: ignore[misc]
+    return Pair("ULSAD's training", kept, again, peer, 1 / 0.85, rounds, note=note)

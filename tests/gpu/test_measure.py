@@ -13,6 +13,7 @@ from harness.assess import Subject, assess
 from harness.efficiency import Efficiency
 from harness.measure import PeakMemory
 from harness.method import Images, Prediction
+from methods.replay import Replayed
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 SIDE = 32
@@ -37,11 +38,6 @@ def measured(work: int = 0, megabytes: int = 0) -> Efficiency:
         lambda _: np.zeros((SIDE, SIDE, 3), np.uint8),
         device,
         PeakMemory(device),
-        images,
-        [Path("a")],
-        lambda _: np.zeros((SIDE, SIDE, 3), np.uint8),
-        device,
-        PeakMemory(device),
     )
     return assess(subject, 2.0, 1e-4, None, {}, 0, 0)
 
@@ -61,3 +57,14 @@ def test_peak_memory_is_what_was_allocated() -> None:
     found = measured(megabytes=500)
     assert found.memory["predict"]["device"] == pytest.approx(500e6, rel=0.05)
     assert found.memory["predict"]["driver"] >= 500e6
+
+
+def test_peak_memory_counts_what_a_graph_holds() -> None:
+    device = torch.device("cuda:0")
+    work = Replayed(lambda x: (torch.ones(125_000_000, device=device).sum() + x,), device)
+    for _ in range(5):
+        work(torch.zeros(1, device=device))
+    assert work.how == "as a CUDA graph"
+    memory = PeakMemory(device)
+    work(torch.zeros(1, device=device))
+    assert memory.read()["device"] == pytest.approx(500e6, rel=0.05)
