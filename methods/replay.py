@@ -49,9 +49,13 @@ class CudaRecorder:
 
     def record(self, work: Work, inputs: Sequence[Tensor]) -> tuple[Callable[[], object], Sequence[Tensor]]:
         """Records the work without doing it; memory that it takes stays taken until the graph is dropped."""
-        graph = torch.cuda.CUDAGraph()
-        # Another thread, which reads ahead, may pin memory meanwhile.
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+        graph, present = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._stream.device)
+        # The outer context: where recording fails, the inner one does not give the present stream back.
+        # The mode: another thread, which reads ahead, may pin memory meanwhile.
+        with (
+            torch.cuda.stream(present),
+            torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
+        ):
             outputs = work(*inputs)
         return graph.replay, outputs
 

@@ -145,8 +145,7 @@ class ULSAD(Method):
         self.q: Tensor | None = None
         self._statistics: dict[str, Tensor] = {}
         self._kernel = gaussian_kernel(config.blur).to(device) if config.blur else None
-        # Some hundred test images are too few for a recording to pay.
-        self._scored = Replayed(self._score, device, before=16)
+        self._scored = Replayed(self._score, device)
 
     # Features
 
