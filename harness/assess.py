@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -218,14 +219,15 @@ def end_to_end(subject: Subject, seconds: float) -> Iterator[float]:
     with ThreadPoolExecutor(_READERS) as readers:
         batches = (_batch(list(readers.map(subject.read, files))) for _ in itertools.count())
         begun = last = time.perf_counter()
-        for count, batch in enumerate(to_device(batches, subject.device)):
-            subject.predict(batch).score.cpu()
-            now = time.perf_counter()
-            if count:
-                yield BATCH / (now - last)
-            last = now
-            if count >= 2 and last - begun >= seconds:
-                return
+        with closing(to_device(batches, subject.device)) as coming:
+            for count, batch in enumerate(coming):
+                subject.predict(batch).score.cpu()
+                now = time.perf_counter()
+                if count:
+                    yield BATCH / (now - last)
+                last = now
+                if count >= 2 and last - begun >= seconds:
+                    return
 
 
 def _batch(images: Sequence[NDArray[np.uint8]]) -> Tensor:

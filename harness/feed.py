@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ from torch import Tensor
 T = TypeVar("T")
 
 
-def ahead(items: Iterable[T]) -> Iterator[T]:
+def ahead(items: Iterable[T]) -> Generator[T]:
     """Yields items, each made in a thread while the one before is in use."""
     source, end = iter(items), object()
     with ThreadPoolExecutor(1) as maker:
@@ -22,7 +22,7 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
             yield item  # type: ignore[misc]
 
 
-def to_device(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+def to_device(batches: Iterable[Tensor], device: torch.device) -> Generator[Tensor]:
     """Yields batches on the device, each read and copied while the one before is computed on.
 
     To a GPU they go through pinned memory on a stream of their own, so that no copy waits for a kernel.
