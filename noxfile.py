@@ -147,7 +147,8 @@ def demo(session: nox.Session) -> None:
 @nox.session(python=False)
 def bench(session: nox.Session) -> None:
     """Ours against peers, side by side: ratios with their spread, and benchmarks/latest.json."""
-    session.run(PYTHON, "-m", "tests.bench", *session.posargs)
+    # anomalib's progress bars, which look at this when they are imported.
+    session.run(PYTHON, "-m", "tests.bench", *session.posargs, env={"TQDM_DISABLE": "1"})
 
 
 @nox.session(python=False, name="bench-gpu")

@@ -6,7 +6,6 @@ import argparse
 import importlib
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -20,8 +19,6 @@ from harness.guard import Guard
 from harness.machine import environment
 from tests.bench.pairs import Compared, Pair, compare
 
-# anomalib's progress bars.
-os.environ["TQDM_DISABLE"] = "1"
 GROUPS = ("reconstruction", "metrics", "memory_bank", "decoding", "house", "engine")
 
 ALL = (*GROUPS, "gpu")
