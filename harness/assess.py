@@ -35,7 +35,7 @@ from harness.method import Images, Prediction
 BATCH = 32
 SIZES = (1, 8, BATCH)
 # Without a budget measuring gets this share of the time that the run itself took.
-SHARE = 0.02
+SHARE = 0.015
 # In less than so many seconds there is nothing but noise to see.
 LEAST = 0.05
 _LARGEST = 1024
@@ -105,16 +105,17 @@ def assess(
     found, guard = _Found(memory={"fit": dict(fit_memory)}), Guard(subject.device)
     flops = count_flops(subject.predict, on_device(subject, 1))
     # Five things take time: three batch sizes, from files to scores, and the paper's way.
-    share = seconds / 5
+    budget = _Budget(seconds, 5, per_image, found.left_out)
     for size in SIZES:
-        if _fits(found, f"batch {size}", size, per_image, share):
+        # At the largest the memory is looked at first, by as many batches again.
+        if share := budget.share(f"batch {size}", 4 * size * (2 if size == BATCH else 1)):
             _throughput(subject, found, guard, size, share)
     if str(BATCH) in found.throughput:
         _peak(subject, found)
-        _larger(subject, found, guard, share)
-    if _fits(found, "from files to scores", 2 * BATCH, per_image, share):
+        _larger(subject, found, guard, seconds / 5)
+    if share := budget.share("from files to scores", 4 * BATCH):
         found.end_to_end = quantity(list(end_to_end(subject, share)))
-    if _fits(found, "the paper's way", BATCH, per_image, share):
+    if share := budget.share("the paper's way", 4 * BATCH):
         found.paper_way = rate(BATCH, repeat(lambda: _one_by_one(subject), subject.device, share))
     flags = guard.flags()
     if found.growth:
@@ -146,13 +147,35 @@ def count_flops(predict: Callable[[Tensor], Prediction], image: Tensor) -> int |
     return int(counter.get_total_flops()) or None
 
 
-def _fits(found: _Found, what: str, images: int, per_image: float, share: float) -> bool:
-    """Whether a warm-up and three repetitions fit into twice the share; says so where not."""
-    expected = 5 * images * per_image
-    if expected <= 2 * share:
-        return True
-    found.left_out.append(f"{what}: would take about {expected:.1f} s, --measure allows {share:.1f} s")
-    return False
+class _Budget:
+    """The seconds that measuring may take, shared out as it goes on.
+
+    Args:
+        seconds: for all of it.
+        things: how many will ask for a share.
+        per_image: seconds that an image is expected to take.
+        left_out: takes up what does not fit.
+    """
+
+    def __init__(self, seconds: float, things: int, per_image: float, left_out: list[str]) -> None:
+        self._until = time.perf_counter() + seconds
+        self._things, self._per_image, self._left_out = things, per_image, left_out
+
+    def share(self, what: str, images: int) -> float:
+        """Returns an equal part of the seconds left; 0, which it says, where that cannot be enough.
+
+        Args:
+            what: that takes it.
+            images: that a warm-up and the fewest repetitions need. They may take twice the share, but no
+                more than there is.
+        """
+        left = max(0.0, self._until - time.perf_counter())
+        share, expected = left / self._things, images * self._per_image
+        self._things -= 1
+        if expected <= min(2 * share, left):
+            return share
+        self._left_out.append(f"{what}: would take about {expected:.1f} s, --measure allows {share:.1f} s")
+        return 0.0
 
 
 def _throughput(subject: Subject, found: _Found, guard: Guard, size: int, seconds: float) -> None:
@@ -167,9 +190,11 @@ def _throughput(subject: Subject, found: _Found, guard: Guard, size: int, second
         if size == 1:
             prediction.score.cpu()
 
-    repeat(work, subject.device, 0.0)
-    # Looking takes a good part of a second where a process holds many objects.
-    held = in_use(subject.device) if size == BATCH else 0
+    held = 0
+    if size == BATCH:
+        repeat(work, subject.device, 0.0)
+        # Looking takes a good part of a second where a process holds many objects.
+        held = in_use(subject.device)
     calls, joules = 0, guard.joules()
     taken = repeat(work, subject.device, seconds)
     used = guard.joules()

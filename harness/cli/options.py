@@ -135,7 +135,7 @@ RUN_OPTIONS = (
     click.option(
         "--measure",
         type=click.FloatRange(min=0),
-        help="Seconds for measuring speed and memory of each run; 0 for none.  [default: 2 % of its time]",
+        help="Seconds for measuring speed and memory of each run; 0 for none.  [default: 1.5 % of its time]",
     ),
     click.option("--keep", callback=names, help="Leave beside the records: maps, weights, parts."),
     click.option("--debug", is_flag=True, help="Show tracebacks."),
