@@ -41,6 +41,7 @@ LATER = {
     "checksum": "2026-checksum",
     "operating": "2026-operating",
     "command": "2026-command",
+    "choices": "2026-choices",
     **dict.fromkeys(
         (
             "spec.contamination",
