@@ -148,7 +148,7 @@ def count_flops(predict: Callable[[Tensor], Prediction], image: Tensor) -> int |
 
 
 class _Budget:
-    """The seconds that measuring may take, shared out as it goes on.
+    """The seconds that measuring may take; what nothing took is for those that come later.
 
     Args:
         seconds: for all of it.
@@ -158,21 +158,21 @@ class _Budget:
     """
 
     def __init__(self, seconds: float, things: int, per_image: float, left_out: list[str]) -> None:
-        self._until = time.perf_counter() + seconds
-        self._things, self._per_image, self._left_out = things, per_image, left_out
+        self._left, self._things = seconds, things
+        self._per_image, self._left_out = per_image, left_out
 
     def share(self, what: str, images: int) -> float:
-        """Returns an equal part of the seconds left; 0, which it says, where that cannot be enough.
+        """Returns an equal part of what is left; 0, and says so, where that cannot be enough.
 
         Args:
             what: that takes it.
-            images: that a warm-up and the fewest repetitions need. They may take twice the share, but no
-                more than there is.
+            images: that a warm-up and the fewest repetitions need. They may take twice the share, if that
+                much is left.
         """
-        left = max(0.0, self._until - time.perf_counter())
-        share, expected = left / self._things, images * self._per_image
+        share, expected = self._left / self._things, images * self._per_image
         self._things -= 1
-        if expected <= min(2 * share, left):
+        if expected <= min(2 * share, self._left):
+            self._left -= max(share, expected)
             return share
         self._left_out.append(f"{what}: would take about {expected:.1f} s, --measure allows {share:.1f} s")
         return 0.0
