@@ -16,10 +16,11 @@ from harness.method import Images, Setup
 
 # Where features are kept, as records say it.
 Place = Literal["the device's memory", "the host's memory", "a file", "nowhere, computed for every batch"]
-# So many bytes of the host's memory, so large a share of a GPU's free memory and of the free disk.
+# So many bytes of the host's memory, so large a share of the free disk, and of a GPU's memory and of what of it
+# is free: the whole, so that a run needs the same memory whenever nothing else is on the GPU.
 KEEP_AT_MOST = 2 * 1024**3
-_DEVICE = 0.5
 _DISK = 0.25
+_GPU, _FREE = 0.25, 0.5
 
 
 class FrozenFeatures:
@@ -87,8 +88,10 @@ def find_place(size: int, setup: Setup) -> Place:
     A disk gives them back faster than a CPU computes them, but not than a GPU does.
     """
     on_gpu = setup.device.type == "cuda"
-    if on_gpu and size <= _DEVICE * torch.cuda.mem_get_info(setup.device)[0]:
-        return "the device's memory"
+    if on_gpu:
+        free, whole = torch.cuda.mem_get_info(setup.device)
+        if size <= min(_GPU * whole, _FREE * free):
+            return "the device's memory"
     if size <= KEEP_AT_MOST:
         return "the host's memory"
     if not on_gpu and size <= _DISK * shutil.disk_usage(setup.scratch).free:

@@ -60,6 +60,9 @@ def test_the_place_follows_from_the_room_there_is(tmp_path: Path, monkeypatch: p
     assert find_place(20 * gib, cpu) == "a file"
     assert find_place(30 * gib, cpu) == "nowhere, computed for every batch"
     assert find_place(10 * gib, gpu) == "the device's memory"
-    assert find_place(20 * gib, gpu) == "nowhere, computed for every batch"
+    assert find_place(15 * gib, gpu) == "nowhere, computed for every batch"
+    free["gpu"] = 80 * gib
+    assert find_place(15 * gib, gpu) == "the device's memory"
+    assert find_place(25 * gib, gpu) == "nowhere, computed for every batch"
     free["gpu"] = gib
     assert find_place(gib, gpu) == "the host's memory"
