@@ -16,8 +16,8 @@ from harness.method import Images, Setup
 
 # Where features are kept, as records say it.
 Place = Literal["the device's memory", "the host's memory", "a file", "nowhere, computed for every batch"]
-# So many bytes of the host's memory, so large a share of the free disk, and of a GPU's memory and of what of it
-# is free: the whole, so that a run needs the same memory whenever nothing else is on the GPU.
+# So many bytes of the host's memory; so large a share of the free disk, of a GPU, and of what is free of it.
+# The whole GPU counts, so that a run needs the same memory whenever nothing else is there.
 KEEP_AT_MOST = 2 * 1024**3
 _DISK = 0.25
 _GPU, _FREE = 0.25, 0.5
