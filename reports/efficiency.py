@@ -57,9 +57,9 @@ def _peak(phase: str) -> Callable[[RunRecord], float | None]:
     return value
 
 
-def _hours(record: RunRecord) -> float | None:
-    """Of training, on a GPU its hours."""
-    return None if record.timings is None else record.timings.fit / 3600
+def _minutes(record: RunRecord) -> float | None:
+    """Of training, on a GPU its own."""
+    return None if record.timings is None else record.timings.fit / 60
 
 
 COLUMNS = (
@@ -74,7 +74,7 @@ COLUMNS = (
     Column("predict, GB", _peak("predict"), 2),
     Column("fit, GB", _peak("fit"), 2),
     Column("trained img/s", _field("training"), less=False),
-    Column("fit, h", _hours, 3),
+    Column("fit, min", _minutes, 2),
     Column("parameters, M", _field("parameters", 1e-6)),
     Column("state, MB", _field("state_bytes", 1e-6)),
     Column("GFLOP", _field("flops", 1e-9)),
