@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.efficiency import Efficiency, Quantity
-from harness.feed import to_device
+from harness.feed import as_batch, to_device
 from harness.guard import Guard
 from harness.measure import (
     PeakMemory,
@@ -242,7 +242,7 @@ def end_to_end(subject: Subject, seconds: float) -> Iterator[float]:
     """
     files = [subject.files[i % len(subject.files)] for i in range(BATCH)]
     with ThreadPoolExecutor(_READERS) as readers:
-        batches = (_batch(list(readers.map(subject.read, files))) for _ in itertools.count())
+        batches = (as_batch(list(readers.map(subject.read, files))) for _ in itertools.count())
         begun = last = time.perf_counter()
         with closing(to_device(batches, subject.device)) as coming:
             for count, batch in enumerate(coming):
@@ -255,14 +255,9 @@ def end_to_end(subject: Subject, seconds: float) -> Iterator[float]:
                     return
 
 
-def _batch(images: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """Images ``[S, S, 3]`` as a method gets them."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-
-
 def _one_by_one(subject: Subject) -> None:
     """A batch in the paper's way: read, predict, and bring scores and maps to the host, one after another."""
     files = [subject.files[i % len(subject.files)] for i in range(BATCH)]
-    prediction = subject.predict(_batch([subject.read(path) for path in files]))
+    prediction = subject.predict(as_batch([subject.read(path) for path in files]))
     prediction.score.cpu()
     prediction.map.cpu()

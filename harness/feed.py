@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 T = TypeVar("T")
+
+
+def as_batch(images: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """Returns images ``[S, S, 3]`` as methods get them, ``[B, 3, S, S]``; they lie channels last."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 def ahead(items: Iterable[T]) -> Generator[T]:

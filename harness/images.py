@@ -49,10 +49,14 @@ _ARRAYS = "images"
 _EXIF_ORIENTATION = 0x0112
 
 
+def cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def in_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """Applies a function in threads; decoding and hashing let go of the interpreter's lock."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(min(8, cores)) as pool:
+    with ThreadPoolExecutor(min(8, cores())) as pool:
         return list(pool.map(function, items))
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from harness.assess import BATCH
 from harness.errors import UserError
-from harness.feed import ahead
+from harness.feed import ahead, as_batch
 from harness.files import write_atomically
 from harness.images import Pixels, in_threads, read_resized, read_rgb
 from harness.method import Method
@@ -95,7 +95,7 @@ def _read(path: Path, record: RunRecord) -> Pixels | str:
 
 
 def _scores(method: Method, images: Sequence[Pixels]) -> Iterator[tuple[float, NDArray[np.float32]]]:
-    batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    batch = as_batch(images).contiguous()
     with torch.no_grad():
         prediction = method.predict(batch)
     maps = prediction.map.float().cpu().numpy()

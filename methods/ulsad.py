@@ -210,17 +210,6 @@ class ULSAD(Method):
 
     # Training
 
-    @property
-    def terms(self) -> list[str]:
-        """Names of the terms of the loss that are on."""
-        config, both = self.config, self.autoencoder is not None
-        on = {
-            "L_pl": config.loss_pl,
-            "L_pg": both and config.loss_pg != "off",
-            "L_lg": both and config.loss_lg,
-        }
-        return [name for name, is_on in on.items() if is_on]
-
     def losses(self, X: Tensor, U: Tensor) -> dict[str, Tensor]:
         """The terms of L = L_pl + L_pg + L_lg that are on, each a mean over batch and positions."""
         config = self.config
@@ -283,23 +272,26 @@ class ULSAD(Method):
         parts = {"networks": networks, "optimiser": optimiser, "generator": generator}
         for number in data.epochs(config.epochs, parts):
             networks.train()
-            sums = torch.zeros(len(self.terms), device=self.setup.device)
+            sums = torch.zeros((), device=self.setup.device)
             for rows in shuffled(len(features), config.batch_size, generator):
                 (terms,) = step(images.batch(rows), features.batch(rows))
-                sums += terms * len(rows)
+                sums = sums + terms * len(rows)
             networks.eval()
             if number == config.epochs and config.quantiles:
                 # As in the code, only the last epoch has quantiles: an earlier one, if a protocol selects it,
                 # averages the raw maps.
                 self._learn_quantiles(data.validation, generator)
             means = [total / len(features) for total in sums.tolist()]
-            on_epoch(Epoch(number, config.epochs, dict(zip(self.terms, means, strict=True))))
+            on_epoch(Epoch(number, config.epochs, dict(zip(self._terms, means, strict=True))))
         if on_gpu:
             self.setup.choices["training steps"] = step.how
 
     def _step(self, optimiser: torch.optim.Optimizer, images: Tensor, y: Tensor) -> tuple[Tensor]:
         """One step of the optimiser; returns the terms of its loss."""
-        terms = torch.stack(list(self.losses(self.normalise(images), self.standardise(y)).values()))
+        losses = self.losses(self.normalise(images), self.standardise(y))
+        # A recording leaves out what is not the GPU's, but the names are the same in every step.
+        self._terms = tuple(losses)
+        terms = torch.stack(list(losses.values()))
         terms.sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import tempfile
 import threading
@@ -64,12 +63,12 @@ def work(given: RunTask | Parcel, post: Any, attempt: int, per_run: float) -> st
     import torch
 
     from harness.execute import execute, failed
+    from harness.images import cores
     from harness.machine import environment
 
     task = given.task if isinstance(given, Parcel) else given
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # On a GPU a run may need all cores for its own part of the work, as with the local executor.
-    torch.set_num_threads(max(int(per_run), 1) if task.device == "cpu" else cores)
+    torch.set_num_threads(max(int(per_run), 1) if task.device == "cpu" else cores())
     logging.getLogger("timm").setLevel(logging.ERROR)
     asked, done = threading.Event(), threading.Event()
 

@@ -120,4 +120,5 @@ def distil(
         optimiser.step()
         losses.append(loss.detach())
     teacher.eval()
-    return [float(loss) for loss in losses]
+    found: list[float] = torch.stack(losses).tolist()
+    return found

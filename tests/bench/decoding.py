@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import skimage.data
 from numpy.typing import NDArray
 
-from harness.images import Pixels, load_images, read_resized, read_rgb
+from harness.images import Pixels, cores, load_images, read_resized, read_rgb
 from tests.bench.pairs import Pair
 
 SIDE, SIZE = 1024, 256
@@ -62,7 +61,6 @@ def pairs(rounds: int = 7, count: int = 24) -> Iterator[Pair]:
                 note = f"{count} {suffix.upper()} files of {SIDE} px, the same pixels"
                 yield Pair("decoding", each(read_rgb, paths), each(read, paths), peer, 0.7, rounds, note=note)
         caches = (folder / f"cache{i}" for i in itertools.count())
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
         def category() -> object:
             return load_images(paths, SIZE, "antialiased", next(caches))
@@ -70,6 +68,6 @@ def pairs(rounds: int = 7, count: int = 24) -> Iterator[Pair]:
         def one_by_one() -> object:
             return [read_resized(path, SIZE, "antialiased", "none") for path in paths]
 
-        note = f"{count} JPG files to {SIZE} px, hashes and the cache's file included, {cores} cores"
-        target = 0.7 * min(8, cores)
+        note = f"{count} JPG files to {SIZE} px, hashes and the cache's file included, {cores()} cores"
+        target = 0.7 * min(8, cores())
         yield Pair("reading a category", category, one_by_one, "one core", target, rounds, note=note)

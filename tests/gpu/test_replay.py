@@ -4,33 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from harness.feed import to_device
-from harness.method import Images, Setup, TrainingData
-from harness.provision import make_setup
-from harness.weights import find_weights
+from harness.method import TrainingData
 from methods.replay import Replayed
 from methods.ulsad import ULSAD, ULSADConfig
+from tests.bench.reconstruction import images, setup
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-SIDE = 128
-
-
-def images(count: int) -> Images:
-    return Images(np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8))
-
-
-def setup(folder: Path) -> Setup:
-    weights = find_weights("wide_resnet50_2", folder, pretrained=False)
-    return make_setup({"wide_resnet50_2": weights}, {}, torch.device("cuda:0"), SIDE, 0, folder)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_graphs_change_no_bit(precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given, some = setup(tmp_path), images(20)
+    given, some = setup("wide_resnet50_2", tmp_path, torch.device("cuda:0")), images(20)
     found = []
     for enabled in (True, False):
         monkeypatch.setattr(Replayed, "enabled", enabled)
