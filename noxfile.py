@@ -34,6 +34,12 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session(python=False)
+def oracles(session: nox.Session) -> None:
+    """Ours against what others' code gives: a table, written into docs/how-we-know.md with `-- docs/how-we-know.md`."""
+    session.run(PYTHON, "-m", "tests.oracles", *session.posargs, env=ONE_THREAD)
+
+
+@nox.session(python=False)
 def fuzz(session: nox.Session) -> None:
     """10,000 hostile cards, records, images, command lines, names and merges each; -k picks some."""
     session.run(PYTHON, "-m", "pytest", "tests/fuzz", *session.posargs, env={"FUZZ": "10000"})

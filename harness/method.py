@@ -179,10 +179,15 @@ class Images:
             yield self.batch(range(start, min(start + size, len(self))))
 
 
-def shuffled(count: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
-    """Yields the numbers below ``count`` once each, in an order drawn from ``generator``, in batches."""
+def shuffled(
+    count: int, batch_size: int, generator: torch.Generator, least: int = 1
+) -> Iterator[list[int]]:
+    """Yields the numbers below ``count`` in an order drawn from ``generator``, in batches.
+
+    A last batch of fewer than ``least`` is left out.
+    """
     order: list[int] = torch.randperm(count, generator=generator).tolist()
-    for start in range(0, count, batch_size):
+    for start in range(0, count - least + 1, batch_size):
         yield order[start : start + batch_size]
 
 
@@ -205,12 +210,15 @@ class TrainingData:
         validation: normal images for quantiles and other statistics, never empty.
         seed: seed for the method's own generators (shuffling, sampling).
         checkpoints: where :meth:`epochs` saves; ``None`` for nowhere.
+        drop_last: whether each epoch leaves out what does not fill a batch, as published code often does
+            and the protocol then asks for; :meth:`shuffled` and :meth:`shuffled_rows` see to it.
     """
 
     train: Images
     validation: Images
     seed: int
     checkpoints: Checkpoints | None = None
+    drop_last: bool = False
 
     def epochs(self, count: int, parts: Mapping[str, Any]) -> Iterator[int]:
         """Yields the numbers of the epochs to do, from 1, or from where an interrupted training left off.
@@ -230,10 +238,36 @@ class TrainingData:
             if self.checkpoints and number < count:
                 self.checkpoints.offer(number, parts)
 
+    def images_per_epoch(self, batch_size: int, least: int = 1) -> int:
+        """Returns how many images :meth:`shuffled_rows` yields in an epoch."""
+        rest = len(self.train) % batch_size
+        return len(self.train) - (rest if rest < (batch_size if self.drop_last else least) else 0)
+
+    def shuffled_rows(
+        self, batch_size: int, generator: torch.Generator, least: int = 1
+    ) -> Iterator[list[int]]:
+        """Yields the numbers of the training images of one epoch, in an order drawn from ``generator``.
+
+        Args:
+            batch_size: images per batch.
+            generator: draws the order.
+            least: a last batch of fewer images is left out; with ``drop_last`` any that is not full.
+
+        Raises:
+            ValueError: no batch would be left.
+        """
+        least = batch_size if self.drop_last else least
+        if len(self.train) < least:
+            raise ValueError(
+                f"no batch to train on: there are {len(self.train)} training images, and batches of fewer "
+                f"than {least} are left out"
+            )
+        return shuffled(len(self.train), batch_size, generator, least)
+
     def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
         """Yields the training images once, in an order drawn from ``generator``, as uint8 batches."""
-        for indices in shuffled(len(self.train), batch_size, generator):
-            yield self.train.batch(indices)
+        for rows in self.shuffled_rows(batch_size, generator):
+            yield self.train.batch(rows)
 
 
 class Backbone(Protocol):

@@ -26,7 +26,6 @@ from harness.method import (
     Prediction,
     Setup,
     TrainingData,
-    shuffled,
 )
 from methods.features import FrozenFeatures
 
@@ -177,7 +176,7 @@ class DFR(Method):
         for number in data.epochs(config.epochs, parts):
             self.autoencoder.train()
             total = torch.zeros((), device=self.setup.device)
-            for rows in shuffled(len(features), config.batch_size, generator):
+            for rows in data.shuffled_rows(config.batch_size, generator):
                 y = features.batch(rows)
                 loss = F.mse_loss(self.autoencoder(y), y)
                 optimiser.zero_grad(set_to_none=True)
@@ -185,7 +184,7 @@ class DFR(Method):
                 optimiser.step()
                 total += loss.detach() * len(rows)
             self.autoencoder.eval()
-            on_epoch(Epoch(number, config.epochs, {"mse": float(total) / len(features)}))
+            on_epoch(Epoch(number, config.epochs, {"mse": float(total) / data.images_per_epoch(config.batch_size)}))
 
     def _build(self, c: int, d: int) -> FeatureAutoencoder:
         return FeatureAutoencoder(c, d).to(self.setup.device)

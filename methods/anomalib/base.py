@@ -20,7 +20,6 @@ from harness.method import (
     Prediction,
     Setup,
     TrainingData,
-    shuffled,
 )
 from methods.features import FrozenFeatures
 
@@ -165,10 +164,10 @@ def train(
     for number in data.epochs(epochs, parts):
         module.train()
         total = torch.zeros((), dtype=torch.float64, device=features.device)
-        for rows in shuffled(len(features), batch_size, generator):
+        for rows in data.shuffled_rows(batch_size, generator):
             total += step(optimiser, loss(maps.split(features.batch(rows)))).double() * len(rows)
         module.eval()
-        on_epoch(Epoch(number, epochs, {"loss": float(total) / len(features)}))
+        on_epoch(Epoch(number, epochs, {"loss": float(total) / data.images_per_epoch(batch_size)}))
 
 
 def step(optimiser: torch.optim.Optimizer, loss: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from harness.method import Citation, Epoch, Images, Method, Needs, Prediction, Setup, TrainingData, shuffled
+from harness.method import Citation, Epoch, Images, Method, Needs, Prediction, Setup, TrainingData
 from methods.anomalib.base import BackboneConfig, FeatureMaps, backbone_needs, import_anomalib, step
 
 BATCH = 16
@@ -152,14 +152,15 @@ class CFlow(Method):
         features = self.maps.keep(data.train)
         generator = torch.Generator().manual_seed(data.seed)
         optimiser = self.optimiser()
-        steps = math.ceil(len(features) / config.batch_size) * config.sub_epochs
-        fibres = len(features) * config.sub_epochs * sum(h * w for _, h, w in self.maps.shapes)
+        trained = data.images_per_epoch(config.batch_size)
+        steps = math.ceil(trained / config.batch_size) * config.sub_epochs
+        fibres = trained * config.sub_epochs * sum(h * w for _, h, w in self.maps.shapes)
         parts = {"decoders": self.decoders, "optimiser": optimiser, "generator": generator}
         for number in data.epochs(config.epochs, parts):
             self.decoders.train()
             total, done = torch.zeros((), dtype=torch.float64, device=features.device), 0
             for _ in range(config.sub_epochs):
-                for rows in shuffled(len(features), config.batch_size, generator):
+                for rows in data.shuffled_rows(config.batch_size, generator):
                     if config.schedule:
                         rate = learning_rate(number - 1 + done / steps, config.epochs, config.lr)
                         optimiser.param_groups[0]["lr"] = rate
