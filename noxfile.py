@@ -35,7 +35,7 @@ def slow(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def oracles(session: nox.Session) -> None:
-    """Ours against what others' code gives: a table, written into docs/how-we-know.md with `-- docs/how-we-know.md`."""
+    """Ours against what others' code gives: a table; written into a page with `-- docs/how-we-know.md`."""
     session.run(PYTHON, "-m", "tests.oracles", *session.posargs, env=ONE_THREAD)
 
 

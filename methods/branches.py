@@ -50,18 +50,27 @@ def attention(queries: Tensor, U: Tensor) -> Tensor:
 
 
 def quantiles(
-    maps: Tensor, at: tuple[float, float], size: int, most: int, generator: torch.Generator
+    maps: Tensor,
+    at: tuple[float, float],
+    kernel: Tensor | None,
+    size: int,
+    most: int,
+    generator: torch.Generator,
 ) -> Tensor:
     """Returns q_α and q_β of each branch over the pixels of normal maps, ``[branches, 2]``.
+
+    The maps are blurred, as in the code, although those that :func:`combine` normalises by them are not yet.
 
     Args:
         maps: ``[branches, N, h, w]``.
         at: α and β.
+        kernel: of the blur, ``None`` for none.
         size: side that the maps are upsampled to.
         most: of more pixels than this, so many random ones count.
         generator: draws them.
     """
-    pixels = torch.stack([upsample(branch[:, None], size).flatten() for branch in maps])
+    upsampled = (upsample(branch[:, None], size)[:, 0] for branch in maps)
+    pixels = torch.stack([(m if kernel is None else blur(m, kernel)).flatten() for m in upsampled])
     if pixels.shape[1] > most:
         chosen = torch.randint(pixels.shape[1], (most,), generator=generator)
         pixels = pixels[:, chosen.to(pixels.device)]
@@ -70,7 +79,7 @@ def quantiles(
 
 
 def combine(maps: Sequence[Tensor], q: Tensor | None, kernel: Tensor | None, size: int) -> Prediction:
-    """M = (t(M^l) + t(M^g)) / 2 after blurring each; the score is its maximum.
+    """M = (t(M^l) + t(M^g)) / 2, each blurred after its normalisation; the score is its maximum.
 
     Args:
         maps: of each branch, ``[B, h, w]``.

@@ -16,7 +16,7 @@ published numbers come from it, and says so at that line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -34,7 +34,6 @@ from harness.method import (
     Prediction,
     Setup,
     TrainingData,
-    shuffled,
 )
 from methods.blur import gaussian_kernel
 from methods.branches import attend, attention, combine, distance, quantiles, upsample
@@ -97,13 +96,17 @@ class ULSADConfig(Hyperparameters):
             raise ValueError("local_only needs loss_pl, which trains the local branch")
         if not (self.loss_pl or self.loss_lg or self.loss_pg != "off"):
             raise ValueError("all losses are off, nothing would be trained")
+        if self.batch_size < 2 and not self.local_only:
+            raise ValueError(
+                "batch_size must be at least 2: N_φ's bottleneck has one value per image to norm"
+            )
         return self
 
 
 class ULSAD(Method):
     """ULSAD (Patra and Ben Taieb, TMLR 2024)."""
 
-    version = 2
+    version = 3
     postprocessing = frozenset({"alpha", "beta", "blur"})
     Config = ULSADConfig
     config: ULSADConfig
@@ -191,13 +194,13 @@ class ULSAD(Method):
         """U: features standardised by μ and σ of the training set."""
         return (y.float() - self.mean.view(1, -1, 1, 1)) / self.std.view(1, -1, 1, 1)
 
-    def _learn_statistics(self, features: FrozenFeatures) -> None:
-        """μ and σ per channel over all training images and positions, from float64 sums."""
+    def _learn_statistics(self, features: FrozenFeatures, rows: Sequence[int]) -> None:
+        """μ and σ per channel over these training images and all positions, from float64 sums."""
         count = 0
         total = torch.zeros(self.c, dtype=torch.float64, device=self.setup.device)
         squares = torch.zeros_like(total)
-        for start in range(0, len(features), 16):
-            y = features.batch(range(start, min(start + 16, len(features)))).double()
+        for start in range(0, len(rows), 16):
+            y = features.batch(rows[start : start + 16]).double()
             count += y.numel() // self.c
             total += y.sum(dim=(0, 2, 3))
             squares += y.square().sum(dim=(0, 2, 3))
@@ -253,7 +256,13 @@ class ULSAD(Method):
             )
         config, networks = self.config, self.modules()
         features, images = FrozenFeatures(data.train, self.features, self.setup), self._pixels(data.train)
-        self._learn_statistics(features)
+        generator = torch.Generator().manual_seed(data.seed)
+        # One value per image and channel cannot be normed: a lone last image waits for another epoch.
+        least = 1 if self.autoencoder is None else 2
+        rows: Sequence[int] = range(len(features))
+        if data.drop_last:  # as the code, whose statistics come from one pass over the same loader
+            rows = [row for batch in data.shuffled_rows(config.batch_size, generator) for row in batch]
+        self._learn_statistics(features, rows)
         on_gpu = self.setup.device.type == "cuda"
         optimiser = torch.optim.Adam(
             networks.parameters(),
@@ -268,12 +277,11 @@ class ULSAD(Method):
             return [*networks.state_dict().values(), *moments]
 
         step = Replayed(lambda X, y: self._step(optimiser, X, y), self.setup.device, state)
-        generator = torch.Generator().manual_seed(data.seed)
         parts = {"networks": networks, "optimiser": optimiser, "generator": generator}
         for number in data.epochs(config.epochs, parts):
             networks.train()
             sums = torch.zeros((), device=self.setup.device)
-            for rows in shuffled(len(features), config.batch_size, generator):
+            for rows in data.shuffled_rows(config.batch_size, generator, least):
                 (terms,) = step(images.batch(rows), features.batch(rows))
                 sums = sums + terms * len(rows)
             networks.eval()
@@ -281,7 +289,8 @@ class ULSAD(Method):
                 # As in the code, only the last epoch has quantiles: an earlier one, if a protocol selects it,
                 # averages the raw maps.
                 self._learn_quantiles(data.validation, generator)
-            means = [total / len(features) for total in sums.tolist()]
+            trained = data.images_per_epoch(config.batch_size, least)
+            means = [total / trained for total in sums.tolist()]
             on_epoch(Epoch(number, config.epochs, dict(zip(self._terms, means, strict=True))))
         if on_gpu:
             self.setup.choices["training steps"] = step.how
@@ -305,11 +314,12 @@ class ULSAD(Method):
 
     @torch.no_grad()
     def _learn_quantiles(self, images: Images, generator: torch.Generator) -> None:
-        """q_α and q_β of each branch over the pixels of the normal validation maps."""
+        """q_α and q_β of each branch over the pixels of the blurred normal validation maps."""
         maps = torch.cat([torch.stack(self.raw_maps(batch)) for batch in images.batches(16)], dim=1)
         self._statistics = {"validation": maps, "generator": generator.get_state()}
         at = (self.config.alpha, self.config.beta)
-        self.q = quantiles(maps, at, self.setup.image_size, self.config.q_samples, generator)
+        size, most = self.setup.image_size, self.config.q_samples
+        self.q = quantiles(maps, at, self._kernel, size, most, generator)
         self._scored.forget()
 
     # Scoring
@@ -328,7 +338,7 @@ class ULSAD(Method):
         return maps
 
     def predict(self, images: Tensor) -> Prediction:
-        """M = (t(M^l) + t(M^g)) / 2 after blurring each; the score is its maximum."""
+        """M = (t(M^l) + t(M^g)) / 2, each blurred; the score is its maximum."""
         with torch.no_grad():
             score, combined, *maps = self._scored(images.to(self.setup.device))
         if self.setup.device.type == "cuda":
@@ -358,11 +368,11 @@ class ULSAD(Method):
     ) -> Callable[[Mapping[str, Tensor]], Prediction]:
         """Quantiles, blur and mean of the branches, by other values of ``postprocessing``."""
         q, generator = None, torch.Generator()
+        kernel = gaussian_kernel(config.blur) if config.blur else None
         if config.quantiles:
             generator.set_state(statistics["generator"])
             at = (config.alpha, config.beta)
-            q = quantiles(statistics["validation"], at, image_size, config.q_samples, generator)
-        kernel = gaussian_kernel(config.blur) if config.blur else None
+            q = quantiles(statistics["validation"], at, kernel, image_size, config.q_samples, generator)
         return lambda raw: combine([raw[b] for b in BRANCHES if b in raw], q, kernel, image_size)
 
     # State

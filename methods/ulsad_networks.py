@@ -56,7 +56,8 @@ class GlobalAutoencoder(nn.Module):
 
     As in the code: ReLU for the text's LeakyReLU, a bottleneck convolution without padding, and upsampling
     to S/64−1, S/32, S/16−1, S/8−1, S/4−1, S/8. The bottleneck's kernel is 8 at S = 256 and above; smaller
-    images, which the paper has none of, get S/32, so that the bottleneck stays one position.
+    images, which the paper has none of, get S/32, so that the bottleneck stays one position. Its batch norm
+    sees one value per image and channel, so that a training batch needs two images.
     1.0 million parameters at c* = 384.
     """
 
@@ -70,7 +71,8 @@ class GlobalAutoencoder(nn.Module):
         encoder: list[nn.Module] = []
         for i, o in itertools.pairwise(widths):
             encoder += [nn.Conv2d(i, o, 4, 2, 1), *norm_relu(o)]
-        self.encoder = nn.Sequential(*encoder, nn.Conv2d(64, 64, min(8, size // 32)))
+        bottleneck = nn.Conv2d(64, 64, min(8, size // 32))
+        self.encoder = nn.Sequential(*encoder, bottleneck, *norm_relu(64))
         self.sizes = (max(1, size // 64 - 1), size // 32, size // 16 - 1, size // 8 - 1, size // 4 - 1)
         self.out_size = size // 8
         self.decoder = nn.ModuleList(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +12,12 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from pydantic import ValidationError
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.checkpoint import Checkpoint
-from harness.method import Epoch, Images, Method, Setup, TrainingData
+from harness.method import Epoch, Images, Method, TrainingData
 from methods import branches, dfr, ulsad
 from methods.blur import blur, gaussian_kernel
 from methods.branches import attend, distance
@@ -25,45 +25,7 @@ from methods.dfr import DFR, DFRConfig, resize_and_average
 from methods.ulsad import ULSAD, ULSADConfig
 from methods.ulsad_networks import GlobalAutoencoder
 from tests.methods.interruption import StoppedError, assert_resumes_to_the_same_bits
-
-
-class TinyBackbone:
-    """Fixed random convolutions with the wanted strides."""
-
-    mean = (0.5, 0.5, 0.5)
-    std = (0.5, 0.5, 0.5)
-
-    def __init__(self, strides: Sequence[int]) -> None:
-        self.reductions = tuple(strides)
-        self.channels = tuple(6 + 2 * i for i in range(len(strides)))
-        generator = torch.Generator().manual_seed(0)
-        self.kernels = [
-            torch.randn(c, 3, s, s, generator=generator) / s
-            for c, s in zip(self.channels, strides, strict=True)
-        ]
-
-    def __call__(self, x: Tensor) -> list[Tensor]:
-        return [F.conv2d(x, k, stride=s).relu() for k, s in zip(self.kernels, self.reductions, strict=True)]
-
-
-def setup(size: int = 64) -> Setup:
-    def none(_: str) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
-        raise AssertionError("no whole network is needed here")
-
-    return Setup(
-        device=torch.device("cpu"),
-        image_size=size,
-        seed=0,
-        load_network=none,
-        load_features=lambda _, strides: TinyBackbone(strides),
-        asset=lambda _: Path(),
-        scratch=Path(),
-    )
-
-
-def images(count: int = 8, size: int = 64, seed: int = 0) -> Images:
-    small = np.random.default_rng(seed).integers(0, 255, (count, size // 8, size // 8, 3), dtype=np.uint8)
-    return Images(small.repeat(8, axis=1).repeat(8, axis=2))
+from tests.methods.tiny import TinyBackbone, images, setup
 
 
 def build(name: str, **params: object) -> Method:
@@ -279,7 +241,8 @@ def test_scoring_is_quantiles_then_blur_then_mean() -> None:
     batch = images(3, seed=2).batch(range(3))
     combined = torch.zeros(3, 64, 64)
     for normal, raw in zip(maps, raw_maps(batch), strict=True):
-        low, high = np.quantile(normal.numpy(), [0.5, 0.9])
+        # Of blurred maps, although the one that is normalised is not blurred yet.
+        low, high = np.quantile(blur(normal, gaussian_kernel(1)).numpy(), [0.5, 0.9])
         combined += blur((0.1 * (raw - low) / (high - low)).float(), gaussian_kernel(1)) / 2
     found = method.predict(batch)
     torch.testing.assert_close(found.map, combined, rtol=1e-3, atol=1e-4)
@@ -294,6 +257,38 @@ def test_quantiles_are_known_at_the_last_epoch_and_not_before() -> None:
     data = TrainingData(images(), images(4, seed=1), 0)
     method.fit(data, lambda _: known.append(method.q is not None))
     assert known == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("count", "drop_last", "batches"), [(9, False, [4, 4]), (11, False, [4, 4, 3]), (11, True, [4, 4])]
+)
+def test_a_lone_last_image_and_incomplete_batches_are_left_out(
+    count: int, drop_last: bool, batches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = build("ulsad", epochs=2, batch_size=4)
+    assert isinstance(method, ULSAD)
+    seen: list[int] = []
+    own = ULSAD.losses
+
+    def losses(self: ULSAD, X: Tensor, U: Tensor) -> dict[str, Tensor]:
+        seen.append(len(X))
+        return own(self, X, U)
+
+    monkeypatch.setattr(ULSAD, "losses", losses)
+    data = TrainingData(images(count), images(4, seed=1), 0, drop_last=drop_last)
+    method.fit(data, lambda _: None)
+    assert seen == batches * 2
+    # With incomplete batches dropped, μ comes from as many random images as an epoch has.
+    whole = method.features(images(count).batch(range(count))).mean(dim=(0, 2, 3))
+    assert torch.allclose(method.mean, whole, atol=1e-6) is not drop_last
+
+
+def test_one_image_is_too_few_for_the_bottlenecks_norm() -> None:
+    with pytest.raises(ValidationError, match="batch_size must be at least 2"):
+        ULSADConfig(batch_size=1)
+    assert ULSADConfig(batch_size=1, local_only=True).batch_size == 1
+    with pytest.raises(ValueError, match="there are 1 training images"):
+        build("ulsad").fit(TrainingData(images(1), images(4, seed=1), 0), lambda _: None)
 
 
 def test_ulsad_overfits_eight_images() -> None:

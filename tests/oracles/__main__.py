@@ -1,6 +1,7 @@
-"""Runs the oracle tests and prints one table: what was compared with whose values, and how closely they agree.
+"""Runs the oracle tests and prints a table: what was compared with whose values, and how closely they agree.
 
-``python -m tests.oracles [docs/how-we-know.md] [pytest's arguments]`` writes it into a page as well, between its two markers.
+``python -m tests.oracles [docs/how-we-know.md] [pytest's arguments]`` writes it into a page as well, between
+its two markers.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ def main(arguments: list[str]) -> int:
     page = Path(arguments.pop(0)) if arguments and arguments[0].endswith(".md") else None
     collected = Collected()
     status = int(pytest.main(["tests/oracles", "-m", "", "-q", *arguments], plugins=[collected]))
-    print(f"\n{collected.table()}")
+    sys.stdout.write(f"\n{collected.table()}\n")
     for reason in collected.skipped:
-        print(f"not compared here: {reason}")
+        sys.stdout.write(f"not compared here: {reason}\n")
     if page is not None and status == 0:
         before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
         after = rest.partition(END)[2]
