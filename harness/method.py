@@ -1,20 +1,6 @@
 """The one interface that every method implements, and what the harness hands to it.
 
-A method learns from normal images, then scores new ones:
-
-    class Mine(Method):
-        \"\"\"Mine: distance to the mean training image.\"\"\"
-
-        version = 1
-        citation = Citation(title="Mine", authors="A. Person", year=2026, licence="MIT")
-
-        class Config(Hyperparameters):
-            blur: float = Field(default=4.0, ge=0, description="sigma of the blur in pixels")
-
-        def fit(self, data, on_epoch): ...
-        def predict(self, images): ...
-        def state_dict(self): ...
-        def load_state_dict(self, state): ...
+A method learns from normal images, then scores new ones; ``bench init method`` writes a small one whole.
 
 Seeding, device, precision, the evaluation of epochs, model selection and timing belong to the harness.
 A method gets normal training and normal validation images and nothing else; test images reach it one
