@@ -18,8 +18,8 @@ from harness.evaluate import Metrics, Truth, evaluate, read_truth
 from harness.images import data_fingerprint
 from harness.maps import DamagedMapsError, load_maps
 from harness.metrics import METRICS_VERSION
-from harness.roles import remaining
-from harness.spec import PROTOCOLS, Evaluate, RunRecord, RunSpec
+from harness.roles import remaining, scored
+from harness.spec import PROTOCOLS, Evaluate, IncompleteBatches, RunRecord, RunSpec
 from harness.store import cannot_write, prepare, read_record, record_files, replace_record
 from harness.views import keep_view, load_view, view_path
 
@@ -86,7 +86,15 @@ def rescore(
         return card, data, data_fingerprint(data, cache)
 
     @lru_cache(maxsize=1)
-    def truth(dataset: str, category: str, protocol: str, size: int, where: Evaluate, *moved: int) -> Truth:
+    def truth(
+        dataset: str,
+        category: str,
+        protocol: str,
+        size: int,
+        where: Evaluate,
+        incomplete_batches: IncompleteBatches,
+        *moved: int,
+    ) -> Truth:
         card, data, _ = on_disk(dataset, category)
         spec = RunSpec(
             dataset=dataset,
@@ -97,7 +105,7 @@ def rescore(
             image_size=size,
             evaluate=where,
         )
-        rows = remaining([sample.kind for sample in data.test], *moved)
+        rows = scored(remaining([sample.kind for sample in data.test], *moved), incomplete_batches)
         return read_truth(card, data.test, spec, data_root, cache, rows)
 
     for path in paths:
@@ -120,7 +128,8 @@ def rescore(
             # Where nothing was moved the seed does not count, and runs share what is read.
             moved = old.counts.get("moved", 0)
             out = (moved, spec.seed if moved else 0)
-            found = truth(spec.dataset, spec.category, spec.protocol, spec.image_size, spec.evaluate, *out)
+            how = (spec.protocol, spec.image_size, spec.evaluate, old.identity.incomplete_batches)
+            found = truth(spec.dataset, spec.category, *how, *out)
             maps, scores = load_maps(path.with_suffix(".maps.safetensors"))
             metrics = _metrics(old, maps, scores, found)
         except (_RefusedError, DamagedMapsError, UserError) as error:

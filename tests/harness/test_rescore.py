@@ -76,7 +76,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     for category in ("a", "b"):
         own = place / "data" / "own" / category
-        for part, count in (("train/good", 6), ("test/good", 6), ("test/spot", 5), ("test/swap", 5)):
+        for part, count in (("train/good", 6), ("test/good", 14), ("test/spot", 11), ("test/swap", 11)):
             for i in range(count):
                 pixels = rng.integers(60, 140, (48, 48, 3), dtype=np.uint8)
                 if part in ("test/spot", "test/swap"):
