@@ -94,7 +94,7 @@ def rescore(
         where: Evaluate,
         incomplete_batches: IncompleteBatches,
         *moved: int,
-    ) -> Truth:
+    ) -> tuple[Truth, list[int]]:
         card, data, _ = on_disk(dataset, category)
         spec = RunSpec(
             dataset=dataset,
@@ -106,7 +106,7 @@ def rescore(
             evaluate=where,
         )
         rows = scored(remaining([sample.kind for sample in data.test], *moved), incomplete_batches)
-        return read_truth(card, data.test, spec, data_root, cache, rows)
+        return read_truth(card, data.test, spec, data_root, cache, rows), rows
 
     for path in paths:
         old = read_record(path)
@@ -129,7 +129,7 @@ def rescore(
             moved = old.counts.get("moved", 0)
             out = (moved, spec.seed if moved else 0)
             how = (spec.protocol, spec.image_size, spec.evaluate, old.identity.incomplete_batches)
-            found = truth(spec.dataset, spec.category, *how, *out)
+            found, rows = truth(spec.dataset, spec.category, *how, *out)
             maps, scores = load_maps(path.with_suffix(".maps.safetensors"))
             metrics = _metrics(old, maps, scores, found)
         except (_RefusedError, DamagedMapsError, UserError) as error:
@@ -143,7 +143,7 @@ def rescore(
         if write:
             with alone(results):
                 replace_record(results, path, new)
-            _view(results, path, new, maps, scores, on_disk(spec.dataset, spec.category)[1], cache)
+            _view(results, path, new, maps, scores, (on_disk(spec.dataset, spec.category)[1], rows), cache)
         yield Rescored(old.spec.label(), old, new)
 
 
@@ -181,7 +181,7 @@ def _view(
     record: RunRecord,
     maps: NDArray[np.float32],
     scores: NDArray[np.float32],
-    data: CategoryData,
+    tested: tuple[CategoryData, Sequence[int]],
     cache: Path,
 ) -> None:
     """Makes what a report shows of maps for runs of versions that did not."""
@@ -189,11 +189,9 @@ def _view(
         return
     protocol = PROTOCOLS[record.spec.protocol]
     fitted = (protocol.resize, protocol.crop)
-    # Runs that moved test images into training are younger than views, and have theirs.
-    if len(data.test) != len(maps):
-        return
     try:
-        keep_view(path, maps, scores, data.test, record.identity.data, fitted, cache)
+        data, rows = tested
+        keep_view(path, maps, scores, data.test, record.identity.data, fitted, cache, rows)
     except OSError as error:
         raise cannot_write(results, error) from error
 
