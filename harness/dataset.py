@@ -20,6 +20,8 @@ from harness.errors import UserError, nearest
 from harness.toml import read_toml
 
 NORMAL = "normal"
+# What else stands where records name the kinds of anomalies.
+_RESERVED = {"all", "mean", "kinds_mean", "train", "validation", "test", "moved", "unscored"}
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 CSV_COLUMNS = frozenset({"object", "split", "label", "image", "mask"})
 
@@ -98,7 +100,7 @@ class Layout(_Model):
             raise ValueError("give either csv or patterns, not both")
         if NORMAL in self.kinds.values():
             raise ValueError("a folder of normal images belongs into normal, not into kinds")
-        if reserved := {"all", "mean", "kinds_mean"} & set(self.kinds.values()):
+        if reserved := _RESERVED & set(self.kinds.values()):
             raise ValueError(f"'{min(reserved)}' cannot be a kind of anomaly")
         if self.defects is not None and (not self.kinds or re.search("{(defect|stem)}", self.defects)):
             raise ValueError("defects needs kinds, and may hold no placeholder but {category}")

@@ -35,7 +35,7 @@ from harness.operating import Operating
 from harness.protocols import PATIENCE
 from harness.provision import make_setup
 from harness.registry import configure, load_method
-from harness.roles import assign, parts_of
+from harness.roles import assign, counted, parts_of
 from harness.spec import (
     PROTOCOLS,
     EpochLog,
@@ -195,7 +195,9 @@ class _Run:
         with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
             self.networks: list[nn.Module] = []
             self.method = self._method(Path(scratch))
-            training = TrainingData(self.parts.train, self.parts.validation, self.spec.seed, self.checkpoint)
+            dropped = self.protocol.incomplete_batches == "dropped"
+            known = (self.parts.train, self.parts.validation, self.spec.seed, self.checkpoint)
+            training = TrainingData(*known, drop_last=dropped)
             clock["fit"].start()
             with suppress(_StoppedError):
                 self.method.fit(training, self._on_epoch)
@@ -225,7 +227,7 @@ class _Run:
             selected_epoch=selected,
             resumed=self.resumed,
             epochs=self.epochs,
-            counts=counts | self._kinds(),
+            counts=counts | counted(self.roles, self.truth.kinds, self.spec),
             timings=Timings(
                 **seconds, images_per_second=len(self.parts.test) / max(seconds["predict"], 1e-9)
             ),
@@ -234,12 +236,6 @@ class _Run:
             choices=self.choices,
             operating=operating,
         )
-
-    def _kinds(self) -> dict[str, int]:
-        """Test images by kind, and how many anomalous ones were trained on instead."""
-        kinds = self.truth.kinds
-        found = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
-        return found | ({"moved": len(self.roles.moved)} if self.roles.moved else {})
 
     def _progress(self) -> Progress:
         """What a checkpoint keeps beside the method's own state."""
@@ -381,6 +377,7 @@ class _Run:
                 self.task.identity.data,
                 (self.protocol.resize, self.protocol.crop),
                 self.task.cache,
+                self.roles.test,
             )
         if "parts" in self.task.keep:
             statistics = {name: t.cpu().numpy() for name, t in self.method.statistics().items()}

@@ -20,7 +20,7 @@ from harness.maps import DamagedMapsError, KeptParts, load_parts
 from harness.method import Prediction
 from harness.operating import Operating
 from harness.registry import configure, load_method
-from harness.roles import remaining
+from harness.roles import remaining, scored
 from harness.spec import PROTOCOLS, RunRecord, Scalar, Suite
 from harness.store import read_record, record_path
 from harness.thresholds import operating_points
@@ -77,7 +77,8 @@ def _numbers(task: RunTask, parts: KeptParts, moved: int) -> tuple[Metrics, Oper
     scores, maps = _finished(finish, parts.raw)
     card = load_card(task.card)
     data = read_category(card, task.spec.category, task.data_root, task.cache)
-    rows = remaining([sample.kind for sample in data.test], moved, task.spec.seed)
+    left = remaining([sample.kind for sample in data.test], moved, task.spec.seed)
+    rows = scored(left, task.identity.incomplete_batches)
     if len(rows) != len(scores):
         raise UserError(f"its parts are those of {len(scores)} images, there are {len(rows)} test images")
     truth = read_truth(card, data.test, task.spec, task.data_root, task.cache, rows)

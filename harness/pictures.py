@@ -1,7 +1,7 @@
 """Pictures of a category's test images and masks, so that a report can show maps where the data is not.
 
-One file per category, size and resize, shared by all runs that keep their maps; image ``n`` belongs to map
-``n``. A file holds
+One file per category, size and resize, of all its test images, shared by all runs that keep their maps; a
+run's view says which of the images its maps are of. A file holds
 
 - ``images`` and ``masks``, bytes: JPEG (colour) and PNG (one bit) files of the size of the maps, one after
   the other, with ``image_ends`` and ``mask_ends``, int64: where each ends;
@@ -49,6 +49,11 @@ class Pictures:
     defects: tuple[str, ...]
     images: tuple[bytes, ...]
     masks: tuple[bytes, ...]
+
+    def only(self, rows: Sequence[int]) -> Pictures:
+        """Returns the pictures of some of the images."""
+        lists = (self.names, self.kinds, self.defects, self.images, self.masks)
+        return Pictures(*(tuple(values[row] for row in rows) for values in lists))  # type: ignore[arg-type]
 
 
 def pictures_path(record: Path, data: str, size: int, view: str) -> Path:

@@ -137,8 +137,10 @@ def make_plan(suite: Suite, options: Options, folder: Folder | None = None) -> P
         counts = len(category.data.train), len(category.data.validation)
         for protocol, share in product(dict.fromkeys(suite.protocols), dict.fromkeys(suite.contamination)):
             for chosen in methods:
+                dropped = PROTOCOLS[protocol].incomplete_batches == "dropped"
                 for task in tasks_of(suite, options, chosen, category, protocol, share):
-                    if share:
+                    # Without a share all seeds have as many test images: one look is enough.
+                    if share or (dropped and task.spec.seed == suite.seeds[0]):
                         assign(*counts, kinds, task.spec)
                     tasks += [task, *_grid(suite, task, chosen)]
     unique = tuple({task.key: task for task in tasks}.values())
@@ -212,6 +214,7 @@ def tasks_of(
         score_rule=method.method.score_rule,
         source=chosen.source,
         defects=category.defects,
+        incomplete_batches=PROTOCOLS[protocol].incomplete_batches,
     )
     folders = {name: found.folder for name, found in chosen.assets.items()}
     data = category.data

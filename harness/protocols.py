@@ -9,10 +9,13 @@ from harness.frozen import Frozen
 
 Resize = Literal["antialiased", "opencv"]
 Crop = Literal["none", "centre"]
+IncompleteBatches = Literal["kept", "dropped"]
 # What a centre crop leaves of each side: images come to size / CROPPED, and the middle is cut out.
 CROPPED = 0.875
 # Epochs without a better test image AUROC after which a training ends, where a protocol stops early.
 PATIENCE = 10
+# Images of a batch in which ULSAD's published code validates and tests: ``eval_batch_size`` in its settings.
+PUBLISHED_BATCH = 32
 
 
 class Protocol(Frozen):
@@ -30,6 +33,10 @@ class Protocol(Frozen):
             normal test images.
         selection: which epoch counts: ``last``, or ``best_test_image_auroc`` (selects on test data).
         stopping: ``none``, or ``test_image_auroc``: training ends after ten epochs without a better one.
+        incomplete_batches: ``kept``, or ``dropped``: of each training epoch what fills no batch, and of the
+            test images, in the order of their paths, the last ones that fill no batch of 32, which are then
+            neither scored nor validated on (``drop_last=True`` in the loaders of ULSAD's published code,
+            ``anomalib/data/base/datamodule.py`` at commit c75e169).
         about: one sentence for people.
     """
 
@@ -40,6 +47,7 @@ class Protocol(Frozen):
     validation: Literal["held_out", "test_normals"] = "held_out"
     selection: Literal["last", "best_test_image_auroc"] = "last"
     stopping: Literal["none", "test_image_auroc"] = "none"
+    incomplete_batches: IncompleteBatches = "kept"
     about: str
 
     @property
@@ -62,6 +70,11 @@ class Protocol(Frozen):
         return self.selection != "last" or self.stopping != "none"
 
 
+def unfilled(images: int) -> int:
+    """Returns how many of so many test images, the last ones, fill no batch of :data:`PUBLISHED_BATCH`."""
+    return images % PUBLISHED_BATCH
+
+
 PROTOCOLS: Mapping[str, Protocol] = {
     p.name: p
     for p in (
@@ -74,8 +87,10 @@ PROTOCOLS: Mapping[str, Protocol] = {
             resize="opencv",
             validation="test_normals",
             selection="best_test_image_auroc",
-            about="What the published code of ULSAD does: the test set is also the validation set, and the "
-            "epoch with the best test image AUROC counts.",
+            incomplete_batches="dropped",
+            about="What the published code of ULSAD does: the test set is also the validation set, the epoch "
+            "with the best test image AUROC counts, and incomplete batches are dropped: the last test images "
+            f"that fill no batch of {PUBLISHED_BATCH} are not scored.",
         ),
         # Each of these is `strict` but for one thing: the suite `leak` measures what it is worth.
         Protocol(
@@ -105,6 +120,13 @@ PROTOCOLS: Mapping[str, Protocol] = {
             crop="centre",
             about="As strict, but of each image and mask only the middle seven eighths of each side are seen "
             "and evaluated. It uses no test data, but hides defects at the border.",
+        ),
+        Protocol(
+            name="drop-last",
+            incomplete_batches="dropped",
+            about="As strict, but incomplete batches are dropped: an epoch trains on full batches alone, and "
+            f"the last test images that fill no batch of {PUBLISHED_BATCH} are not scored. It uses no test "
+            "data.",
         ),
     )
 }

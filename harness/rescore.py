@@ -18,8 +18,8 @@ from harness.evaluate import Metrics, Truth, evaluate, read_truth
 from harness.images import data_fingerprint
 from harness.maps import DamagedMapsError, load_maps
 from harness.metrics import METRICS_VERSION
-from harness.roles import remaining
-from harness.spec import PROTOCOLS, Evaluate, RunRecord, RunSpec
+from harness.roles import remaining, scored
+from harness.spec import PROTOCOLS, Evaluate, IncompleteBatches, RunRecord, RunSpec
 from harness.store import cannot_write, prepare, read_record, record_files, replace_record
 from harness.views import keep_view, load_view, view_path
 
@@ -86,7 +86,15 @@ def rescore(
         return card, data, data_fingerprint(data, cache)
 
     @lru_cache(maxsize=1)
-    def truth(dataset: str, category: str, protocol: str, size: int, where: Evaluate, *moved: int) -> Truth:
+    def truth(
+        dataset: str,
+        category: str,
+        protocol: str,
+        size: int,
+        where: Evaluate,
+        incomplete_batches: IncompleteBatches,
+        *moved: int,
+    ) -> tuple[Truth, list[int]]:
         card, data, _ = on_disk(dataset, category)
         spec = RunSpec(
             dataset=dataset,
@@ -97,8 +105,8 @@ def rescore(
             image_size=size,
             evaluate=where,
         )
-        rows = remaining([sample.kind for sample in data.test], *moved)
-        return read_truth(card, data.test, spec, data_root, cache, rows)
+        rows = scored(remaining([sample.kind for sample in data.test], *moved), incomplete_batches)
+        return read_truth(card, data.test, spec, data_root, cache, rows), rows
 
     for path in paths:
         old = read_record(path)
@@ -120,7 +128,8 @@ def rescore(
             # Where nothing was moved the seed does not count, and runs share what is read.
             moved = old.counts.get("moved", 0)
             out = (moved, spec.seed if moved else 0)
-            found = truth(spec.dataset, spec.category, spec.protocol, spec.image_size, spec.evaluate, *out)
+            how = (spec.protocol, spec.image_size, spec.evaluate, old.identity.incomplete_batches)
+            found, rows = truth(spec.dataset, spec.category, *how, *out)
             maps, scores = load_maps(path.with_suffix(".maps.safetensors"))
             metrics = _metrics(old, maps, scores, found)
         except (_RefusedError, DamagedMapsError, UserError) as error:
@@ -134,7 +143,7 @@ def rescore(
         if write:
             with alone(results):
                 replace_record(results, path, new)
-            _view(results, path, new, maps, scores, on_disk(spec.dataset, spec.category)[1], cache)
+            _view(results, path, new, maps, scores, (on_disk(spec.dataset, spec.category)[1], rows), cache)
         yield Rescored(old.spec.label(), old, new)
 
 
@@ -172,7 +181,7 @@ def _view(
     record: RunRecord,
     maps: NDArray[np.float32],
     scores: NDArray[np.float32],
-    data: CategoryData,
+    tested: tuple[CategoryData, Sequence[int]],
     cache: Path,
 ) -> None:
     """Makes what a report shows of maps for runs of versions that did not."""
@@ -180,11 +189,9 @@ def _view(
         return
     protocol = PROTOCOLS[record.spec.protocol]
     fitted = (protocol.resize, protocol.crop)
-    # Runs that moved test images into training are younger than views, and have theirs.
-    if len(data.test) != len(maps):
-        return
     try:
-        keep_view(path, maps, scores, data.test, record.identity.data, fitted, cache)
+        data, rows = tested
+        keep_view(path, maps, scores, data.test, record.identity.data, fitted, cache, rows)
     except OSError as error:
         raise cannot_write(results, error) from error
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from harness.dataset import NORMAL
 from harness.errors import UserError
 from harness.method import Images
-from harness.spec import PROTOCOLS, RunSpec
+from harness.protocols import PROTOCOLS, PUBLISHED_BATCH, IncompleteBatches, unfilled
+from harness.spec import RunSpec
 
 HELD_OUT = 0.1
 
@@ -26,6 +27,7 @@ class Roles:
         held_out: of the training images, validated on; where empty, other images are.
         normals: of the test images, validated on; where both are empty, the dataset's own are.
         test: of the test images.
+        unscored: of the test images, the last of those not moved: the protocol leaves them out.
     """
 
     train: tuple[int, ...]
@@ -33,15 +35,17 @@ class Roles:
     held_out: tuple[int, ...]
     normals: tuple[int, ...]
     test: tuple[int, ...]
+    unscored: tuple[int, ...] = ()
 
 
 def assign(train: int, validation: int, kinds: Sequence[str], spec: RunSpec) -> Roles:
     """Assigns images to roles.
 
     ``held_out``: the dataset's own validation images, else a tenth (at least one) of the training images,
-    drawn by the run's seed and not trained on. ``test_normals``: the normal test images. Contamination
-    adds anomalous test images to the training images, so many that they make up its share of them, at
-    least one.
+    drawn by the run's seed and not trained on. ``test_normals``: the normal ones of the test images that are
+    scored. Contamination adds anomalous test images to the training images, so many that they make up its
+    share of them, at least one. Of the test images that are left, in their order, a protocol that drops
+    incomplete batches leaves out the last ones that fill none.
 
     Args:
         train: number of training images that there are.
@@ -55,20 +59,36 @@ def assign(train: int, validation: int, kinds: Sequence[str], spec: RunSpec) -> 
     rows = np.random.default_rng(spec.seed).permutation(train).tolist()
     held_out: list[int] = []
     normals: list[int] = []
-    if PROTOCOLS[spec.protocol].validation == "test_normals":
-        normals = [i for i, kind in enumerate(kinds) if kind == NORMAL]
-        if not normals:
-            raise UserError(f"{spec.label()}: the protocol needs normal test images, there is none.")
-    elif not validation:
+    protocol = PROTOCOLS[spec.protocol]
+    from_test = protocol.validation == "test_normals"
+    if not (from_test or validation):
         count = _held_out(train)
         if count >= train:
             raise UserError(f"{spec.label()}: {train} training image is too few, one is held out.")
         held_out, rows = sorted(rows[:count]), rows[count:]
     chosen = sorted(rows[: spec.limit_train])
     count = _count(len(chosen), kinds, spec)
-    test = remaining(kinds, count, spec.seed)
-    moved = sorted(set(range(len(kinds))).difference(test))
-    return Roles(tuple(chosen), tuple(moved), tuple(held_out), tuple(normals), tuple(test))
+    left = remaining(kinds, count, spec.seed)
+    moved = sorted(set(range(len(kinds))).difference(left))
+    test = scored(left, protocol.incomplete_batches)
+    if not test:
+        raise UserError(
+            f"{spec.label()}: there are {len(left)} test images, and the protocol scores full batches of "
+            f"{PUBLISHED_BATCH} alone: none would be scored. Choose another protocol, or leave out the "
+            "category."
+        )
+    if from_test and not (normals := [i for i in test if kinds[i] == NORMAL]):
+        there = kinds.count(NORMAL)
+        raise UserError(
+            f"{spec.label()}: the protocol needs normal test images, there is none"
+            + (
+                f" among the {len(test)} that it scores ({there} of {len(kinds)} are normal)."
+                if there
+                else "."
+            )
+        )
+    rest = left[len(test) :]
+    return Roles(*map(tuple, (chosen, moved, held_out, normals, test, rest)))
 
 
 def sizes(train: int, validation: int, test: int, spec: RunSpec) -> tuple[int, int]:
@@ -84,7 +104,8 @@ def sizes(train: int, validation: int, test: int, spec: RunSpec) -> tuple[int, i
     chosen = train if own else train - _held_out(train)
     chosen = chosen if spec.limit_train is None else min(chosen, spec.limit_train)
     moved = _moved(chosen, spec)
-    return chosen + moved, test - moved
+    left_out = unfilled(test - moved) if PROTOCOLS[spec.protocol].incomplete_batches == "dropped" else 0
+    return chosen + moved, test - moved - left_out
 
 
 @dataclass(frozen=True)
@@ -118,6 +139,27 @@ def remaining(kinds: Sequence[str], moved: int, seed: int) -> list[int]:
     order = np.random.default_rng([seed, 1]).permutation(len(anomalous)).tolist()
     out = {anomalous[i] for i in order[:moved]}
     return [i for i in range(len(kinds)) if i not in out]
+
+
+def scored(rows: Sequence[int], incomplete_batches: IncompleteBatches) -> list[int]:
+    """Returns those of the remaining test images that are scored: all, or the first that fill batches."""
+    return list(rows[: len(rows) - unfilled(len(rows))] if incomplete_batches == "dropped" else rows)
+
+
+def counted(roles: Roles, kinds: Sequence[str], spec: RunSpec) -> dict[str, int]:
+    """Returns the counts of a record that tell of its test images: by kind, moved and left out.
+
+    Args:
+        roles: of the images.
+        kinds: of those that are scored.
+        spec: the run.
+    """
+    found = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+    if roles.moved:
+        found["moved"] = len(roles.moved)
+    if PROTOCOLS[spec.protocol].incomplete_batches == "dropped":
+        found["unscored"] = len(roles.unscored)
+    return found
 
 
 def _held_out(train: int) -> int:

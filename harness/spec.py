@@ -21,7 +21,9 @@ from harness.frozen import Frozen as Frozen
 from harness.operating import Operating as Operating
 from harness.operating import Rate as Rate
 from harness.protocols import PROTOCOLS as PROTOCOLS
+from harness.protocols import IncompleteBatches as IncompleteBatches
 from harness.protocols import Protocol as Protocol
+from harness.protocols import unfilled as unfilled
 
 SCHEMA_VERSION = 1
 # The split of a record that holds the mean over the kinds of anomalies.
@@ -83,6 +85,7 @@ class Identity(Frozen):
         score_rule: how the method turns a map into an image score.
         source: SHA-256 of a private method's file, empty for an installed method.
         defects: SHA-256 of the category's table of defects, where the run is evaluated by it.
+        incomplete_batches: what the protocol does with them; early records of ``paper`` have them ``kept``.
     """
 
     method_version: int
@@ -92,11 +95,13 @@ class Identity(Frozen):
     score_rule: str
     source: str = ""
     defects: str = ""
+    incomplete_batches: IncompleteBatches = "kept"
 
 
 # Fields that came later are left out at their defaults, so that earlier keys and fingerprints stay.
 _LATER = {"evaluate": "input", "contamination": 0.0}
-_LATER_SHARED = {"stopping": "none", "contamination": 0.0}
+_LATER_IDENTITY = {"defects": "", "incomplete_batches": "kept"}
+_LATER_SHARED = {"stopping": "none", "contamination": 0.0, "incomplete_batches": "kept"}
 
 
 def run_key(spec: RunSpec, identity: Identity) -> str:
@@ -106,13 +111,17 @@ def run_key(spec: RunSpec, identity: Identity) -> str:
 
 def run_keys(spec: RunSpec, seeds: Iterable[int], identity: Identity) -> list[str]:
     """Returns :func:`run_key` of a run with each of the seeds; all else is put into words once."""
-    plain = {name for name, value in _LATER.items() if getattr(spec, name) == value}
-    setup = spec.model_dump(mode="json", exclude=plain)
-    found = _canonical(identity.model_dump(mode="json", exclude=None if identity.defects else {"defects"}))
+    setup = spec.model_dump(mode="json", exclude=_plain(spec, _LATER))
+    found = _canonical(identity.model_dump(mode="json", exclude=_plain(identity, _LATER_IDENTITY)))
     before = "".join(f'"{name}":{_canonical(setup[name])},' for name in sorted(setup) if name < "seed")
     after = "".join(f',"{name}":{_canonical(setup[name])}' for name in sorted(setup) if name > "seed")
     head = f'{{"identity":{found},"spec":{{{before}"seed":'
     return [_short(f"{head}{seed}{after}}}}}") for seed in seeds]
+
+
+def _plain(value: Frozen, later: Mapping[str, Any]) -> set[str]:
+    """The fields that came later and have their defaults."""
+    return {name for name, default in later.items() if getattr(value, name) == default}
 
 
 class Fingerprint(Frozen):
@@ -139,6 +148,7 @@ class Fingerprint(Frozen):
         backbone_weights: ``pretrained``, or ``none`` for random ones.
         stopping: what may end a training before its last epoch.
         contamination: share of anomalous images among the training images.
+        incomplete_batches: ``kept``, or ``dropped`` in training and of the test images.
     """
 
     protocol: str
@@ -156,6 +166,7 @@ class Fingerprint(Frozen):
     backbone_weights: str = "pretrained"
     stopping: str = "none"
     contamination: float = 0.0
+    incomplete_batches: IncompleteBatches = "kept"
 
     @property
     def view(self) -> str:
@@ -164,8 +175,8 @@ class Fingerprint(Frozen):
 
     def shared(self) -> dict[str, Any]:
         """Returns what all methods of one ranking must share, as JSON values."""
-        plain = {name for name, value in _LATER_SHARED.items() if getattr(self, name) == value}
-        return self.model_dump(mode="json", exclude={"weights", "score_rule", *plain})
+        left_out = {"weights", "score_rule", *_plain(self, _LATER_SHARED)}
+        return self.model_dump(mode="json", exclude=left_out)
 
     def short(self) -> str:
         """Returns ``strict-256-1a2b3c4d``: protocol, image size and a digest of what methods must share."""
@@ -192,6 +203,7 @@ def fingerprint(spec: RunSpec, identity: Identity, metrics_version: int) -> Fing
         backbone_weights=spec.backbone_weights,
         stopping=protocol.stopping,
         contamination=spec.contamination,
+        incomplete_batches=identity.incomplete_batches,
     )
 
 
@@ -264,7 +276,8 @@ class RunRecord(Frozen):
         categories: every category of the dataset, so that a table knows when a mean is complete.
         split_categories: for each anomaly kind, the categories that have it, where not all have.
         counts: images used: ``train``, ``validation``, ``test`` and test images by kind; ``moved`` of the
-            training images are anomalous ones from the test set.
+            training images are anomalous ones from the test set; ``unscored`` are the test images that the
+            protocol leaves out, 0 or more where it drops incomplete batches.
         timings: seconds of the parts, ``None`` where the run failed.
         peak_memory: bytes: ``host`` above the idle worker, ``device`` as the allocator saw it.
         efficiency: speed, memory and size as docs/efficiency.md defines them, measured after the scores.

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from harness.dataset import NORMAL
 from harness.maps import DamagedMapsError, load_maps
 from harness.metrics import METRICS_VERSION
+from harness.protocols import PUBLISHED_BATCH, unfilled
 from harness.spec import KINDS_MEAN, PROTOCOLS, RunRecord, checksum, fingerprint, run_key
 from harness.store import Folder, file_names, parse_record, record_names, record_path
 
@@ -125,9 +126,15 @@ def _counts(record: RunRecord) -> Iterator[str]:
     counts = record.counts
     if any(count < 0 for count in counts.values()):
         yield "counts less than no image"
-    kinds = [count for name, count in counts.items() if name not in ("train", "validation", "test", "moved")]
+    roles = ("train", "validation", "test", "moved", "unscored")
+    kinds = [count for name, count in counts.items() if name not in roles]
     if kinds and sum(kinds) != counts.get("test"):
         yield f"counts {counts.get('test')} test images, but {sum(kinds)} by kind"
+    dropped = record.identity.incomplete_batches == "dropped"
+    if counts and dropped != ("unscored" in counts):
+        yield f"{'does not count' if dropped else 'counts'} test images that were left out"
+    elif dropped and (unfilled(counts.get("test", 0)) or counts.get("unscored", 0) >= PUBLISHED_BATCH):
+        yield f"counts {counts.get('test')} test images, which do not fill batches of {PUBLISHED_BATCH}"
     limit = record.spec.limit_train
     # Anomalous images that were moved to the training images come on top.
     if limit is not None and counts.get("train", 0) - counts.get("moved", 0) > limit:

@@ -26,7 +26,7 @@ from harness.dataset import Sample
 from harness.files import write_atomically
 from harness.images import load_masks
 from harness.metrics import Pixels
-from harness.pictures import joined, keep_pictures, parts, pictures_path
+from harness.pictures import Pictures, joined, keep_pictures, parts, pictures_path
 from harness.protocols import Crop, Resize
 from harness.spec import view
 
@@ -46,11 +46,19 @@ class View:
         scores: float32 ``[N]``.
         greys: JPEG files, one for each map, at its size.
         curve: see :func:`curve`.
+        rows: of the category's test images, those that the maps are of; empty in earlier views, of all.
     """
 
     scores: NDArray[np.float32]
     greys: tuple[bytes, ...]
     curve: NDArray[np.float32]
+    rows: tuple[int, ...]
+
+    def own(self, pictures: Pictures) -> Pictures | None:
+        """Returns those of a category's pictures that the maps are of; ``None`` where they do not fit."""
+        rows = self.rows or tuple(range(len(pictures.names)))
+        fit = len(rows) == len(self.scores) and max(rows) < len(pictures.names)
+        return pictures.only(rows) if fit else None
 
     def grey(self, n: int) -> NDArray[np.uint8]:
         """Returns a map as uint8 ``[H, W]``."""
@@ -65,6 +73,7 @@ def keep_view(
     data: str,
     fitted: tuple[Resize, Crop],
     cache: Path,
+    rows: Sequence[int] | None = None,
 ) -> None:
     """Writes what a report shows of a run's maps, and the pictures of its test images.
 
@@ -72,19 +81,23 @@ def keep_view(
         record: path of the record.
         maps: ``[N, S, S]``, finite.
         scores: ``[N]``.
-        samples: the N test images.
+        samples: the category's test images.
         data: fingerprint of the category's files.
         fitted: how images came to the size of the maps: resized, then cropped.
         cache: the cache folder.
+        rows: of the test images, the N that the maps are of, all by default.
 
     Raises:
         OSError: the folder cannot be written.
         UserError: an image or a mask cannot be read.
     """
     size, (resize, crop) = maps.shape[1], fitted
+    rows = range(len(samples)) if rows is None else rows
     keep_pictures(pictures_path(record, data, size, view(resize, crop)), samples, size, resize, cache, crop)
     masks = load_masks([sample.masks for sample in samples], size, cache, crop)
-    write_atomically(view_path(record), _content(maps, scores, masks))
+    if len(rows) < len(samples):
+        masks = masks[list(rows)]
+    write_atomically(view_path(record), _content(maps, scores, masks, rows))
 
 
 def view_path(record: Path) -> Path:
@@ -98,9 +111,11 @@ def load_view(path: Path) -> View | None:
         with safe_open(path, framework="numpy") as file:
             scores, curve = file.get_tensor("scores"), file.get_tensor("curve")
             greys = parts(file.get_tensor("greys"), file.get_tensor("grey_ends"))
+            rows = tuple(file.get_tensor("rows").tolist()) if "rows" in [*file.keys()] else ()
     except (OSError, SafetensorError, ValueError):
         return None
-    return View(scores, greys, curve) if len(scores) == len(greys) and len(curve) == 3 else None
+    whole = len(scores) == len(greys) and len(rows) in (0, len(scores)) and len(curve) == 3
+    return View(scores, greys, curve, rows) if whole else None
 
 
 def curve(maps: NDArray[np.float32], masks: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -139,7 +154,9 @@ def curve(maps: NDArray[np.float32], masks: NDArray[np.uint8]) -> NDArray[np.flo
     return points
 
 
-def _content(maps: NDArray[np.float32], scores: NDArray[np.float32], masks: NDArray[np.uint8]) -> bytes:
+def _content(
+    maps: NDArray[np.float32], scores: NDArray[np.float32], masks: NDArray[np.uint8], rows: Sequence[int]
+) -> bytes:
     files = []
     for grey in _greys(maps):
         buffer = io.BytesIO()
@@ -148,6 +165,7 @@ def _content(maps: NDArray[np.float32], scores: NDArray[np.float32], masks: NDAr
     arrays: dict[str, NDArray[Any]] = {
         "scores": np.ascontiguousarray(scores, np.float32),
         "curve": curve(maps, masks),
+        "rows": np.array(rows, np.int64),
     }
     arrays["greys"], arrays["grey_ends"] = joined(files)
     return save(arrays)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
 
+from harness.spec import unfilled
 from reports.leaderboard import MEAN
-from reports.published import Published
+from reports.published import PAPER, Published
+
+# How many test images a dataset has officially, by its name and that of the category.
+TestImages = Mapping[str, Mapping[str, int]]
 
 TOLERANCE = 0.1
 """How far a printed mean may be from that of its printed categories, in percentage points."""
@@ -32,17 +36,33 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """What the published code of ULSAD does not score of a dataset.
+
+    Attributes:
+        unscored: test images that fill no batch, of each category the last ones.
+        images: test images by the official counts.
+    """
+
+    dataset: str
+    unscored: int
+    images: int
+
+
+@dataclass(frozen=True)
 class Audit:
     """What was found, and how many numbers could be checked.
 
     Attributes:
         means: how many means have their categories beside them.
         pooled: how many pooled image AUROCs have both kinds' values.
+        cuts: of each dataset of the paper's numbers.
     """
 
     findings: tuple[Finding, ...]
     means: int
     pooled: int
+    cuts: tuple[Cut, ...] = ()
 
     def summary(self) -> str:
         """The counts in one sentence."""
@@ -53,6 +73,19 @@ class Audit:
             f"their categories; {outside} of {self.pooled} pooled image AUROCs lie outside the structural "
             "and logical values whose count-weighted mean they are."
         )
+
+    def cut_summary(self) -> list[str]:
+        """What the paper's numbers were probably not measured on, in one sentence; none without counts."""
+        images = sum(cut.images for cut in self.cuts)
+        if not images:
+            return []
+        lost = sum(cut.unscored for cut in self.cuts)
+        each = ", ".join(f"{cut.dataset} {cut.unscored} of {cut.images:,}" for cut in self.cuts)
+        return [
+            "The published code scores no incomplete batch, nor do the baselines in it: the paper's numbers "
+            f"were probably measured without {lost:,} of {images:,} test images, "
+            f"{100 * lost / images:.1f} % ({each})."
+        ]
 
     def table(self) -> Table:
         """The findings for the terminal."""
@@ -67,8 +100,13 @@ class Audit:
         return table
 
 
-def audit(numbers: Sequence[Published]) -> Audit:
-    """Checks means against their categories, and pooled image AUROCs against both kinds of anomalies."""
+def audit(numbers: Sequence[Published], test_images: TestImages | None = None) -> Audit:
+    """Checks means against their categories, and pooled image AUROCs against both kinds of anomalies.
+
+    Args:
+        numbers: the published numbers.
+        test_images: official counts, by which it is said how many the published code leaves out.
+    """
     columns: dict[tuple[str, ...], list[Published]] = defaultdict(list)
     for n in numbers:
         columns[(n.source, n.table, n.dataset, n.split, n.method, n.metric)].append(n)
@@ -95,4 +133,10 @@ def audit(numbers: Sequence[Published]) -> Audit:
             pooled += 1
             if not ends[0].value <= n.value <= ends[1].value:
                 findings.append(Finding(n, "pooled", f"{ends[0].printed} to {ends[1].printed}"))
-    return Audit(tuple(findings), means, pooled)
+    return Audit(tuple(findings), means, pooled, _cuts(numbers, test_images or {}))
+
+
+def _cuts(numbers: Sequence[Published], test_images: TestImages) -> tuple[Cut, ...]:
+    datasets = dict.fromkeys(n.dataset for n in numbers if n.source == PAPER and n.dataset in test_images)
+    counts = {dataset: test_images[dataset].values() for dataset in datasets}
+    return tuple(Cut(name, sum(map(unfilled, own)), sum(own)) for name, own in counts.items())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from harness.spec import RunRecord
+from harness.spec import RunRecord, unfilled
 from reports.leaderboard import MEAN, METRICS, Cell, Leaderboard, Ranking
 from reports.published import PAPER, Published
 
@@ -65,7 +65,7 @@ def compare(board: Leaderboard, published: Sequence[Published]) -> list[Pair]:
                             continue
                         for found in same.values():
                             tables = tuple(n.table for n in found)
-                            reasons = _reasons(ranking, records, cell, found[0].source == PAPER)
+                            reasons = _reasons(ranking, records, cell, found[0])
                             pairs.append(Pair(found[0], tables, ranking.name, label, cell, reasons))
     return pairs
 
@@ -95,15 +95,17 @@ def frame(pairs: Sequence[Pair]) -> pd.DataFrame:
     )
 
 
-def _reasons(ranking: Ranking, records: list[RunRecord], cell: Cell, paper: bool) -> tuple[str, ...]:
+def _reasons(ranking: Ranking, records: list[RunRecord], cell: Cell, published: Published) -> tuple[str, ...]:
     """What differs, from the fingerprint and the records only."""
     f = ranking.fingerprint
     found = []
-    if paper:
+    if published.source == PAPER:
         if f.selection != "best_test_image_auroc":
             found.append(f"protocol {f.protocol}: the paper selects the epoch on the test set")
         if f.resize != "opencv":
             found.append(f"resize {f.resize}: the paper's is OpenCV's")
+        if f.incomplete_batches == "kept" and (lost := _probably_unscored(records, published.category)):
+            found.append(f"all test images scored: the paper's code probably left out {lost}")
         if f.image_size != 256:
             found.append(f"{f.image_size} pixels: the paper's images have 256")
         if len(ranking.seeds) != _SEEDS:
@@ -134,3 +136,15 @@ def _reasons(ranking: Ranking, records: list[RunRecord], cell: Cell, paper: bool
     found += sorted({remark.rstrip(".") for r in records for remark in r.remarks})
     found.append(f"metrics of this package, version {f.metrics_version}")
     return tuple(found)
+
+
+def _probably_unscored(records: list[RunRecord], category: str) -> str:
+    """How many of a category's test images, or of all, fill no batch of the published code."""
+    # Runs on one category count the same images, but for those that were moved to the training images.
+    there = {
+        r.spec.category: r.counts["test"] + r.counts.get("moved", 0)
+        for r in records
+        if category in (MEAN, r.spec.category) and "test" in r.counts
+    }
+    lost = sum(map(unfilled, there.values()))
+    return f"{lost} of {sum(there.values())}" if lost else ""

@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from harness.spec import KINDS_MEAN, PROTOCOLS, Fingerprint, Identity, RunRecord
+from harness.spec import KINDS_MEAN, Fingerprint, Identity, RunRecord
 from harness.store import newest
+from reports.badges import Outdated, badges_of, newest_versions, outdated_notes, outdated_of
 from reports.grid import MEAN as MEAN
 from reports.grid import STATES, Grid, Summary, fill
 from reports.tidy import COLUMNS as COLUMNS
@@ -82,6 +83,7 @@ class Ranking:
         name: short fingerprint, unique within the dataset.
         records: the records by label of the method, category and seed.
         splits: ``all`` first.
+        outdated: methods with records of a version that is not the newest: name, version, the newest.
     """
 
     dataset: str
@@ -92,6 +94,7 @@ class Ranking:
     seeds: tuple[int, ...]
     splits: tuple[str, ...]
     records: Mapping[tuple[str, str, int], RunRecord]
+    outdated: tuple[Outdated, ...] = ()
 
     def split_categories(self, split: str) -> tuple[str, ...]:
         """The categories that a mean over a split runs over: those which have that kind of anomaly."""
@@ -223,18 +226,7 @@ class Ranking:
 
     @cached_property
     def _badges(self) -> tuple[str, ...]:
-        found = []
-        if any(record.environment.get("simulated") for record in self.records.values()):
-            found.append("simulated")
-        if badge := PROTOCOLS[self.fingerprint.protocol].badge:
-            found.append(badge)
-        if share := self.fingerprint.contamination:
-            found.append(f"{100 * share:g} % anomalous training images")
-        if any("random" in record.fingerprint.weights.values() for record in self.records.values()):
-            found.append("random weights")
-        if self.fingerprint.training_images != "all":
-            found.append(f"{self.fingerprint.training_images} training images")
-        return tuple(found)
+        return badges_of(self.fingerprint, self.records.values(), self.outdated)
 
 
 @dataclass(frozen=True)
@@ -259,12 +251,22 @@ class Leaderboard:
         return tidy(self.rankings)
 
 
-def build(records: Sequence[RunRecord], damaged: Sequence[tuple[Path, str]] = ()) -> Leaderboard:
+def build(
+    records: Sequence[RunRecord],
+    damaged: Sequence[tuple[Path, str]] = (),
+    versions: Mapping[str, int] | None = None,
+) -> Leaderboard:
     """Groups records into rankings.
 
     Of several records of one run (its method, data or weights have changed since) the newest counts.
+
+    Args:
+        records: what was run.
+        damaged: path and reason of files that are no readable record.
+        versions: of the methods that are installed, by name; a record may know of a newer one.
     """
     notes = [f"Damaged record skipped: {path}: {reason}." for path, reason in damaged]
+    known = newest_versions(records, versions or {})
     latest = newest(records)
     if older := len(records) - len(latest):
         notes.append(f"{older} older records of the same runs are superseded by newer ones.")
@@ -300,7 +302,9 @@ def build(records: Sequence[RunRecord], damaged: Sequence[tuple[Path, str]] = ()
                 f"apart, in {len(parts)} rankings."
             )
         for suffix, part in parts.items():
-            rankings.append(_ranking(dataset, f"{name}-{suffix}" if len(parts) > 1 else name, part))
+            full = f"{name}-{suffix}" if len(parts) > 1 else name
+            rankings.append(_ranking(dataset, full, part, known))
+    notes += outdated_notes(old for ranking in rankings for old in ranking.outdated)
     return Leaderboard(tuple(rankings), tuple(notes))
 
 
@@ -344,7 +348,7 @@ def _apart(records: list[RunRecord]) -> dict[str, list[RunRecord]]:
     return parts
 
 
-def _ranking(dataset: str, name: str, records: list[RunRecord]) -> Ranking:
+def _ranking(dataset: str, name: str, records: list[RunRecord], versions: Mapping[str, int]) -> Ranking:
     labels = _labels(records)
     kinds: set[str] = set().union(*(record.metrics for record in records)) - {"all"}
     categories = max((record.categories for record in records), key=len)
@@ -357,6 +361,7 @@ def _ranking(dataset: str, name: str, records: list[RunRecord]) -> Ranking:
         seeds=tuple(sorted({record.spec.seed for record in records})),
         splits=("all", *sorted(kinds)),
         records={(labels[r.key], r.spec.category, r.spec.seed): r for r in records},
+        outdated=outdated_of(records, versions),
     )
 
 

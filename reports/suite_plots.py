@@ -71,9 +71,8 @@ def _parts(ranking: Ranking, category: str, results: Path, heads: dict[str, str]
         size, view = record.spec.image_size, record.fingerprint.view
         pictures = load_pictures(pictures_path(path, record.identity.data, size, view))
         raw = _raw(path)
+        pictures = kept.own(pictures) if kept and pictures else None
         if kept is None or pictures is None or not heads.keys() <= raw.keys():
-            continue
-        if len(kept.scores) != len(pictures.names):
             continue
         shown = {name: _grey(raw[name], each=heads is _ATTENTION) for name in heads}
         rows = [

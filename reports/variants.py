@@ -15,8 +15,11 @@ from reports.leaderboard import MEAN, Cell, Leaderboard, Ranking
 from reports.statistics import estimate, units
 
 # The protocols that are compared with strict, in the order of a table.
-LEAKS = ("test-epoch", "test-statistics", "early-stop", "opencv-resize", "centre-crop", "paper")
-_OF_PROTOCOL = ("protocol", "resize", "crop", "mask_resize", "validation", "selection", "stopping")
+LEAKS = ("test-epoch", "test-statistics", "early-stop", "opencv-resize", "centre-crop", "drop-last", "paper")
+_OF_PROTOCOL = (
+    *("protocol", "resize", "crop", "mask_resize", "validation", "selection", "stopping"),
+    "incomplete_batches",
+)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from harness.files import write_atomically
 from harness.spec import KINDS_MEAN
 from harness.store import record_names
 from reports.apart import LIMIT, NoRecordsError, by_dataset, write_apart
-from reports.audit import audit
+from reports.audit import TestImages, audit
 from reports.beside import beside
 from reports.compare import Pair, compare, frame
 from reports.formats import FORMATS, asked, to_json, to_markdown, to_parquet
@@ -51,13 +51,15 @@ class _Style(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """What a report is to hold."""
+    """What a report is to hold, and what is known beside the records."""
 
     numbers: Sequence[Published]
     wanted: str
     kinds: frozenset[str]
     style: _Style
     figures: frozenset[str]
+    versions: Mapping[str, int]
+    test_images: TestImages
 
 
 class _Records(NamedTuple):
@@ -81,6 +83,8 @@ def write(
     latex_cite: bool = True,
     formats: str = "csv,html,latex",
     only_tables: bool = False,
+    versions: Mapping[str, int] | None = None,
+    test_images: TestImages | None = None,
 ) -> list[Table | str]:
     """Writes the report of a results folder; returns what to print about it.
 
@@ -97,6 +101,8 @@ def write(
         latex_cite: whether methods in LaTeX carry the key of their paper in ``references.bib``.
         formats: which files to write, see :data:`reports.formats.FORMATS`; others that are there stay.
         only_tables: write nothing but the tables that ``wanted`` names, and print them.
+        versions: of the installed methods, by name, so that records of earlier ones are told.
+        test_images: official number of test images by dataset and category, for the published numbers.
 
     Raises:
         UserError: there is no record, no such format, or the output folder cannot be written.
@@ -104,15 +110,15 @@ def write(
     kinds = asked(formats)
     numbers = published(files)
     if check:
-        found = audit(numbers)
-        return [found.table(), found.summary()]
+        found = audit(numbers, test_images)
+        return [found.table(), found.summary(), *found.cut_summary()]
     style = _Style(latex_style, latex_cite)
     names = [part.strip() for part in wanted.split(",") if wanted]
     drawn = frozenset[str]()
     for text in (figures, ",".join(name for name in names if name.startswith("figure-"))):
         drawn |= chosen_figures(text) if text else frozenset()
     wanted = ",".join(name for name in names if not name.startswith("figure-"))
-    asked_for = _Asked(numbers, wanted, kinds, style, drawn)
+    asked_for = _Asked(numbers, wanted, kinds, style, drawn, versions or {}, test_images or {})
     records = _list(results, frozenset(part.strip() for part in datasets.split(",") if part.strip()))
     count = len(records.names or ())
     if count > LIMIT and len(apart := by_dataset(records.names or ())) > 1:
@@ -169,7 +175,7 @@ def _writing(output: Path) -> Iterator[None]:
 def _only_tables(records: _Records, output: Path, asked_for: _Asked) -> list[Table | str]:
     """Writes tables by name and returns them to print."""
     loaded = load(*records)
-    board = build(loaded.records, loaded.damaged)
+    board = build(loaded.records, loaded.damaged, asked_for.versions)
     made = files_of(asked_for.wanted, asked_for.numbers, board, asked_for.style.name)
     _write_named(output, made)
     printed: list[Table | str] = []
@@ -204,11 +210,11 @@ def _write_named(output: Path, made: Mapping[str, str]) -> None:
 
 def _write(source: _Records, output: Path, asked_for: _Asked) -> tuple[Leaderboard, list[Table | str]]:
     """Writes what is asked for, see :func:`write`; returns what it shows, and what to print about it."""
-    numbers, wanted, kinds, style, figures = asked_for
+    numbers, wanted, kinds, style, figures, versions, test_images = asked_for
     results = source.results
     loaded = load(*source) if source.names is not None or not wanted else None
     records, broken = (loaded.records, loaded.damaged) if loaded else ((), ())
-    board = build(records, broken)
+    board = build(records, broken, versions)
     made = files_of(wanted, numbers, board, style.name) if wanted else {}
     _write_named(output, made)
     if made and not records:
@@ -233,7 +239,7 @@ def _write(source: _Records, output: Path, asked_for: _Asked) -> tuple[Leaderboa
     many = len(records) >= MANY and "html" in kinds and "parquet" not in kinds
     with _writing(output), beside(rest, many):
         if "html" in kinds:
-            audited, gallery = audit(numbers) if pairs else None, Gallery(results)
+            audited, gallery = audit(numbers, test_images) if pairs else None, Gallery(results)
             html = page(board, pairs, audited, results, gallery)
             # First the pictures: a page never links to one that is not there yet.
             write_pictures(output / FOLDER, gallery.files)

@@ -209,9 +209,9 @@ def protocols() -> str:
 
 def protocol_fields() -> str:
     """Returns a table of what each protocol decides."""
-    names = ("resize", "crop", "validation", "selection", "stopping")
+    names = ("resize", "crop", "validation", "selection", "stopping", "incomplete_batches")
     rows = [(f"`{p.name}`", *(str(getattr(p, name)) for name in names)) for p in PROTOCOLS.values()]
-    return table(("protocol", *names), rows)
+    return table(("protocol", *(name.replace("_", " ") for name in names)), rows)
 
 
 def citation(method: type[Method]) -> str:

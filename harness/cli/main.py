@@ -194,11 +194,16 @@ def plan(debug: bool, **given: Any) -> None:
         from rich.console import Console
 
         from harness.costs import expected_time
+        from harness.images import cache_dir
         from harness.order import in_order
+        from harness.unscored import said
 
+        console = Console(highlight=False)
+        # First, for it needs no data, and planning does.
+        for line in said(chosen_suite(given), given["data_root"], cache_dir()):
+            console.print(line, markup=False, soft_wrap=True)
         suite, options, plan, forecast = _plan(given)
         plan = in_order(plan, forecast, len(options.devices))
-        console = Console(highlight=False)
         console.print(_head(suite, ", ".join(options.devices), plan), markup=False)
         for task in plan.tasks:
             state = "done " if task.key in plan.done else "parts" if task.made_from else "to do"
@@ -339,10 +344,14 @@ def _report(results: Path, output: Path, console: Any, quiet: bool, **given: Any
     """Writes the report through the entry point of ``reports``, which the harness does not know by name."""
     from importlib.metadata import entry_points
 
+    from harness.registry import stated_versions
+    from harness.unscored import official_counts
+
     writers = entry_points(group="ulsad_bench.reports", name="default")
     if not writers:
         raise UserError("The report writer is not installed: reinstall ulsad-bench.")
-    lines = next(iter(writers)).load()(results, output, **given)
+    known = {"versions": stated_versions(), "test_images": official_counts()}
+    lines = next(iter(writers)).load()(results, output, **known, **given)
     if not quiet:
         for line in lines:
             console.print(line, markup=False) if isinstance(line, str) else console.print(line)

@@ -47,10 +47,10 @@ def kept_maps(results: Path, ranking: Ranking, category: str) -> tuple[dict[str,
         category: of its dataset.
     """
     kept: dict[str, View] = {}
-    pictures = None
+    every, shown = None, None
     # Without pictures there is no gallery: one look instead of one for every run.
     if not any((results / slug(ranking.dataset) / slug(category)).glob("*.images.safetensors")):
-        return kept, pictures
+        return kept, shown
     for method in ranking.methods:
         for seed in ranking.seeds:
             record = ranking.records.get((method, category, seed))
@@ -61,11 +61,13 @@ def kept_maps(results: Path, ranking: Ranking, category: str) -> tuple[dict[str,
             if found is None:
                 continue
             size, view = record.spec.image_size, record.fingerprint.view
-            pictures = pictures or load_pictures(pictures_path(path, record.identity.data, size, view))
-            if pictures is not None and len(found.scores) == len(pictures.names):
-                kept[method] = found
+            every = every or load_pictures(pictures_path(path, record.identity.data, size, view))
+            own = found.own(every) if every else None
+            # Side by side stand maps of the same images; not all runs test on the same.
+            if own is not None and (shown is None or own.names == shown.names):
+                kept[method], shown = found, own
                 break
-    return kept, pictures
+    return kept, shown
 
 
 class Gallery:

@@ -51,8 +51,9 @@ def shell(command: str, folder: Path, home: Path) -> subprocess.CompletedProcess
 
 def make_data(root: Path) -> None:
     """Writes one small category of each dataset that the documentation names."""
-    for dataset, category in (("mvtec", "screw"), ("mpdd", "metal_plate")):
-        _category(root / dataset / category, ("test/scratch",), "ground_truth/scratch/{}_mask.png")
+    for dataset, category, normal in (("mvtec", "screw", 3), ("mpdd", "metal_plate", 30)):
+        folder = root / dataset / category
+        _category(folder, ("test/scratch",), "ground_truth/scratch/{}_mask.png", normal)
     _category(root / "widgets/bolt", ("test/scratch",), "ground_truth/scratch/{}.png")
     loco = root / "mvtec_loco/breakfast_box"
     for kind in ("structural_anomalies", "logical_anomalies"):
@@ -72,9 +73,9 @@ def _images(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def _category(folder: Path, anomalous: tuple[str, ...], mask: str) -> None:
+def _category(folder: Path, anomalous: tuple[str, ...], mask: str, normal: int = 3) -> None:
     _images(folder / "train/good", 6)
-    _images(folder / "test/good", 3)
+    _images(folder / "test/good", normal)
     for part in anomalous:
         for path in _images(folder / part, 3):
             _mask(folder / mask.format(path.stem))

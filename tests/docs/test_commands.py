@@ -31,6 +31,8 @@ ALL = (
     "--set efficientad.penalty=photographs --set efficientad.steps=2"
 )
 DEMO = "--datasets demo --categories texture"
+# Has more than 32 test images, of which `paper` scores the first 32.
+METAL = "--datasets mpdd --categories metal_plate"
 LOCO = f"--methods ulsad --categories breakfast_box {ULSAD}"
 
 # What is added to a command so that it takes seconds. An option given twice has its last value.
@@ -38,7 +40,7 @@ SMALLER = {
     "bench run --methods all --datasets mvtec_loco --data-root ~/data": f"--categories breakfast_box {ALL}",
     "bench run --methods ulsad,patchcore --datasets mpdd --categories metal_plate --backbone "
     "tf_efficientnet_lite0": ULSAD,
-    "bench run --suite paper --protocol strict,paper": f"--methods ulsad {DEMO} {ULSAD}",
+    "bench run --suite paper --protocol strict,paper": f"--methods ulsad {METAL} {ULSAD}",
     "bench run --methods all --datasets mvtec_loco --evaluate native": "--methods ulsad,padim "
     f"--categories breakfast_box {ULSAD}",
     'bench run --methods "ulsad[lambda_l=0],ulsad" --datasets mvtec_loco --seeds 0-4': "--categories "
@@ -47,7 +49,8 @@ SMALLER = {
     "bench run --suite paper --executor ray": f"--methods ulsad {DEMO} {ULSAD}",
     "bench run --suite demo --device cpu --pack 2": f"--methods ulsad {ULSAD}",
     "bench plan --suite loco": LOCO,
-    "bench plan --suite leak": f"--methods ulsad {DEMO} {ULSAD}",
+    "bench plan --suite leak": f"--methods ulsad {METAL} {ULSAD}",
+    "bench plan --methods ulsad --datasets all --protocol paper": f"{METAL} {ULSAD}",
     "bench prepare --methods all --datasets mvtec": "--categories screw --offline",
     "bench run --suite demo --methods ulsad,mine.py:Mine": ULSAD,
     "bench test-method dfr": "--backbone tf_efficientnet_lite0",
@@ -75,7 +78,7 @@ SMALLER = {
     "bench run --suite my/own.toml": f"--categories breakfast_box {ULSAD}",
     "bench run --suite demo --methods patchcore,padim,dfr --seeds 0-2": "--image-size 64 --set dfr.epochs=2 "
     "--measure 0 --device cpu",
-    "bench run --suite demo --methods ulsad --categories texture --protocol strict,paper": ULSAD,
+    "bench run --suite demo --methods ulsad --categories texture --protocol strict,test-epoch": ULSAD,
 }
 # Why a command is only looked at: its options are parsed, its sessions and extras must exist.
 INSTALLS = "installs into a fresh environment; .ci/run does that with the README's own command"

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -94,21 +94,32 @@ def make_place(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     for category in ("a", "b"):
         for part, count in (("train/good", 10), ("test/good", 4), ("test/bad", 4)):
-            folder = tmp_path / "data" / "own" / category / part
-            folder.mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(90, 110, (40, 40, 3), dtype=np.uint8)
-                if part == "test/bad":
-                    pixels[10:20, 10:20] = 255
-                    mask = np.zeros((40, 40), np.uint8)
-                    mask[10:20, 10:20] = 255
-                    path = tmp_path / "data" / "own" / category / "ground_truth" / "bad" / f"{i}.png"
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(mask).save(path)
-                Image.fromarray(pixels).save(folder / f"{i}.png")
+            _images(tmp_path / "data" / "own" / category, part, range(count), rng)
     (tmp_path / "own.toml").write_text(CARD + MASKS)
     (tmp_path / "mine.py").write_text(MINE)
     return tmp_path
+
+
+def _images(category: Path, part: str, numbers: Iterable[int], rng: np.random.Generator) -> None:
+    folder = category / part
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in numbers:
+        pixels = rng.integers(90, 110, (40, 40, 3), dtype=np.uint8)
+        if part == "test/bad":
+            pixels[10:20, 10:20] = 255
+            mask = np.zeros((40, 40), np.uint8)
+            mask[10:20, 10:20] = 255
+            path = category / "ground_truth" / "bad" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask).save(path)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+
+
+def fill(place: Path, category: str = "a") -> None:
+    """Gives a category 18 normal and 16 anomalous test images: the last two fill no batch of 32."""
+    rng = np.random.default_rng(1)
+    for part, count in (("test/good", 18), ("test/bad", 16)):
+        _images(place / "data" / "own" / category, part, range(4, count), rng)
 
 
 def hexadecimal(text: str) -> str:

@@ -76,7 +76,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     for category in ("a", "b"):
         own = place / "data" / "own" / category
-        for part, count in (("train/good", 6), ("test/good", 6), ("test/spot", 5), ("test/swap", 5)):
+        for part, count in (("train/good", 6), ("test/good", 14), ("test/spot", 11), ("test/swap", 11)):
             for i in range(count):
                 pixels = rng.integers(60, 140, (48, 48, 3), dtype=np.uint8)
                 if part in ("test/spot", "test/swap"):
@@ -204,7 +204,7 @@ def test_a_dry_run_prints_and_writes_nothing(place: Path, rescore: Callable[...,
     assert contents(place) == before
     lines = [" ".join(line.split()) for line in done.output.splitlines()]
     aupro = old["metrics"]["all"]["aupro"]
-    assert any(line.startswith(f"all aupro 0.000000 → {aupro:.3f}") for line in lines)
+    assert any(line.startswith(f"all aupro 0.000000 → {aupro:.6f}") for line in lines)
     assert f"all image_ap – → {old['metrics']['all']['image_ap']:.6f}" in lines
     assert any(line.startswith("logical aupro – → 0.") for line in lines)
     assert "defined on one side only" in done.output
@@ -237,7 +237,7 @@ def flipped_maps(_: Path, maps: Path) -> None:
 
 
 def smaller_maps(_: Path, maps: Path) -> None:
-    save_file({"maps": np.zeros((16, 64, 64), np.float32), "scores": np.zeros(16, np.float32)}, maps)
+    save_file({"maps": np.zeros((32, 64, 64), np.float32), "scores": np.zeros(32, np.float32)}, maps)
 
 
 def fewer_maps(_: Path, maps: Path) -> None:
@@ -245,7 +245,7 @@ def fewer_maps(_: Path, maps: Path) -> None:
 
 
 def maps_that_are_not_finite(_: Path, maps: Path) -> None:
-    save_file({"maps": np.full((16, 96, 96), np.nan, np.float32), "scores": np.zeros(16, np.float32)}, maps)
+    save_file({"maps": np.full((32, 96, 96), np.nan, np.float32), "scores": np.zeros(32, np.float32)}, maps)
 
 
 def no_record(_: Path, maps: Path) -> None:
@@ -259,7 +259,7 @@ REFUSALS = {
     no_maps: (1, "no maps were kept"),
     cut_maps: (1, "damaged"),
     flipped_maps: (1, "damaged"),
-    smaller_maps: (1, "(16, 64, 64)"),
+    smaller_maps: (1, "(32, 64, 64)"),
     fewer_maps: (1, "(15, 96, 96)"),
     maps_that_are_not_finite: (1, "image 0: the anomaly map holds NaN"),
     no_record: (1, "is no record"),

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from harness.cli.main import main
 from harness.executors import AGAIN
-from tests.harness.places import RUN, command, environment, make_place, records, undisturbed
+from tests.harness.places import RUN, command, environment, fill, make_place, records, undisturbed
 
 
 @pytest.fixture
@@ -65,13 +65,23 @@ def test_a_private_method_gets_into_the_leaderboard_and_runs_are_reused(place: P
 
 
 def test_paper_keeps_both_epochs_and_strict_touches_the_test_set_once(place: Path, bench: Bench) -> None:
+    fill(place)
     assert bench(*RUN, "--protocol", "strict,paper", "--categories", "a").returncode == 0
     by_protocol = {record.spec.protocol: record for record in records(place).values()}
     strict, paper = by_protocol["strict"], by_protocol["paper"]
     assert strict.metrics_last is None
     assert all(epoch.test_image_auroc is None for epoch in strict.epochs)
     assert (strict.counts["train"], strict.counts["validation"]) == (9, 1)
-    assert (paper.counts["train"], paper.counts["validation"]) == (10, 4)
+    assert (strict.counts["test"], "unscored" in strict.counts) == (34, False)
+    # In the order of paths the last two are normal.
+    assert paper.counts == {
+        "train": 10,
+        "validation": 16,
+        "test": 32,
+        "normal": 16,
+        "anomalous": 16,
+        "unscored": 2,
+    }
     assert paper.metrics_last is not None
     assert paper.selected_epoch == 1, "the first of equals"
     assert strict.fingerprint.short() != paper.fingerprint.short()
@@ -155,6 +165,7 @@ def kill_and_compare(place: Path, bench: Bench, words: list[str], waits: Iterabl
 def test_a_killed_training_goes_on_where_it_was(place: Path, bench: Bench, protocol: str) -> None:
     words = [*RUN[:2], "mine.py:Mine[wait=0.4,epochs=6]", *RUN[3:], "--categories", "a", "--no-report"]
     words += ["--protocol", protocol, "--checkpoint-every", "0"]
+    fill(place)
     assert bench(*words, "--results", "whole").returncode == 0
     driver = subprocess.Popen(command(*words), cwd=place, env=environment(place), stdout=subprocess.DEVNULL)
     while not (saved := list((place / "results").rglob("*.checkpoint.safetensors"))):
@@ -338,7 +349,7 @@ def test_ulsad_and_dfr_run_on_real_images(tmp_path: Path) -> None:
         (r.spec.protocol, r.counts["train"], r.counts["validation"], r.counts["test"])
         for r in records(tmp_path).values()
     }
-    assert counts == {("strict", 49, 5, 97), ("paper", 54, 26, 97)}
+    assert counts == {("strict", 49, 5, 97), ("paper", 54, 26, 96)}
     subprocess.run(command(*words, "--overwrite", "always"), cwd=tmp_path, env=env, check=True, timeout=900)
     assert scores(tmp_path) == found
 

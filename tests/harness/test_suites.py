@@ -21,6 +21,7 @@ from harness.roles import assign, remaining, sizes
 from harness.spec import PROTOCOLS, Identity, RunRecord, RunSpec, Suite, Timings, fingerprint, run_key
 from harness.suite import load_suite, override, suite_names
 from tests.harness import test_run
+from tests.harness.places import fill
 
 place, bench, RUN, records = test_run.place, test_run.bench, test_run.RUN, test_run.records
 Bench = Callable[..., Any]
@@ -57,7 +58,7 @@ def test_ingredients_differ_from_strict_in_one_thing_and_say_where_they_use_test
     for name, protocol in PROTOCOLS.items():
         own = protocol.model_dump(exclude={"name", "about"})
         changed = {field for field in own if own[field] != strict[field]}
-        assert len(changed) == {"strict": 0, "paper": 3}.get(name, 1), name
+        assert len(changed) == {"strict": 0, "paper": 4}.get(name, 1), name
         assert protocol.uses_test_data == bool(changed & {"validation", "selection", "stopping"})
         assert ("test data" in protocol.about or name in ("strict", "paper")) and bool(protocol.badge) == (
             protocol.uses_test_data
@@ -257,6 +258,7 @@ def test_a_centre_crop_is_the_middle_of_a_larger_image(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_each_ingredient_does_what_it_says(place: Path, bench: Bench) -> None:
     names = [name for name in PROTOCOLS if name != "paper"]
+    fill(place)
     run = [*RUN[:2], "mine.py:Mine[epochs=15]", *RUN[3:], "--categories", "a", "--keep", "maps"]
     done = bench(*run, "--protocol", ",".join(names))
     assert done.returncode == 0, done.stderr
@@ -270,12 +272,15 @@ def test_each_ingredient_does_what_it_says(place: Path, bench: Bench) -> None:
     assert found["early-stop"].metrics_last is None
     assert (found["test-statistics"].counts["train"], found["test-statistics"].counts["validation"]) == (
         10,
-        4,
+        18,
     )
+    assert (found["drop-last"].counts["test"], found["drop-last"].counts["unscored"]) == (32, 2)
+    assert not any("unscored" in record.counts for name, record in found.items() if name != "drop-last")
     assert found["centre-crop"].fingerprint.crop == "centre"
     assert found["opencv-resize"].fingerprint.resize == "opencv"
     page = (place / "report" / "index.html").read_text()
-    for badge in ("selects on test data", "stops on test data", "statistics from test data"):
+    unscored = "5.9 % of the test images not scored, as in the published code"
+    for badge in ("selects on test data", "stops on test data", "statistics from test data", unscored):
         assert badge in page
     before = {r.key: r.metrics for r in records(place).values()}
     again = bench("rescore", "--cards", "own.toml")
