@@ -416,6 +416,15 @@ def test_quantiles_are_those_of_validation_maps_without_the_border(fitted: dict[
     assert student.shape == (2, 768, 24, 24)
 
 
+def test_the_border_without_a_score_is_that_of_the_lower_quantile(fitted: dict[str, Any]) -> None:
+    found = fitted["efficientad"][0].predict(images(1, 128, seed=3).batch([0]))
+    for anomaly_map in (found.map, *found.parts.values()):
+        border = torch.ones(128, 128, dtype=torch.bool)
+        border[14:-14, 14:-14] = False
+        assert (anomaly_map[0][border] == 0).all()
+        assert float(anomaly_map.min()) < 0 < float(anomaly_map.max())
+
+
 def test_channel_statistics_are_those_of_the_training_images(fitted: dict[str, Any]) -> None:
     model = fitted["efficientad"][0].model
     X = images(5, 128).batch(range(5)).float() / 255
