@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from harness.method import Setup
 from methods.anomalib import synthetic
-from methods.anomalib.draem import DRAEM, DRAEMConfig, focal_loss, ssim_loss
+from methods.anomalib.draem import DRAEM, DRAEMConfig, _initialise, focal_loss, ssim_loss
 from methods.anomalib.synthetic import Draw, Pixels, perlin_noise, rotated
 from tests.oracles.agreement import Agree, against, filled, golden, noise, relative
 
@@ -93,6 +93,18 @@ def test_full_networks_have_as_many_parameters(agree: Agree) -> None:
     apart = np.abs(np.subtract(found, GOLDEN["parameters_at_widths_128_and_64"])).max()
     agree("DRAEM", "number of parameters, full width", AUTHORS, apart, 0, "parameters")
     assert DRAEMConfig().width == 128
+
+
+def test_initial_weights(method: DRAEM, agree: Agree) -> None:
+    parts = (method.model.reconstructive_subnetwork, method.model.discriminative_subnetwork)
+    apart = []
+    for part, theirs in zip(parts, GOLDEN["initial_weights"].values(), strict=True):
+        for parameter in part.parameters():
+            parameter.data.fill_(7.0)  # what nothing sets stays as it was: biases of convolutions
+        torch.manual_seed(0)
+        part.apply(_initialise)
+        apart.append(against(theirs, torch.cat([p.flatten() for p in part.parameters()])))
+    agree("DRAEM", "initial weights of one seed", AUTHORS, max(apart), 1e-5)
 
 
 @torch.no_grad()
