@@ -1,15 +1,13 @@
 """DRAEM, a discriminatively trained reconstruction embedding for surface anomaly detection.
 
-V. Zavrtanik, M. Kristan, D. Skočaj, ICCV 2021 (arXiv:2108.07610), with anomalib's networks and synthetic
-anomalies. Pieces of foreign textures are blended into normal images; one network learns to paint the normal
-image back, a second one, which sees the image beside its reconstruction, learns to mark the pieces.
+V. Zavrtanik, M. Kristan, D. Skočaj, ICCV 2021 (arXiv:2108.07610), with anomalib's networks. Pieces of foreign
+textures are blended into normal images; one network learns to paint the normal image back, a second one,
+which sees the image beside its reconstruction, learns to mark the pieces.
 
-Three choices follow the paper or the authors' code (github.com/VitjanZ/DRAEM) where anomalib 2.7 differs:
-
-- The focal loss counts normal pixels too (:attr:`DRAEMConfig.focal`). anomalib passes ``alpha=1`` to
-  kornia, which weights the background by 1 − alpha = 0: marking everything anomalous then costs nothing.
-- Normal images are rotated, weights start from N(0, 0.02) (batch normalisation from N(1, 0.02)).
-- The image score is the maximum of the map averaged over 21×21 pixels, not of the map itself.
+Synthetic anomalies, losses, initial weights, map and score are those of the authors' code
+(github.com/VitjanZ/DRAEM, commit 2dbf673), with which they agree in value. Where the paper states something
+else than the code (rotation, opacity, schedule), the paper is followed, and the code by ``variant=authors``.
+anomalib 2.7 differs in its losses, its textures, its masks and its score; see ``docs/methods/draem.md``.
 
 ``textures=photographs`` is a stand-in for machines without the Describable Textures Dataset. No published
 number was made with it.
@@ -19,12 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from harness.method import (
@@ -40,6 +37,7 @@ from harness.method import (
     TrainingData,
 )
 from methods.anomalib.base import import_anomalib, prediction
+from methods.anomalib.synthetic import SyntheticAnomalies
 
 TEXTURES = Asset(
     "dtd",
@@ -50,12 +48,20 @@ TEXTURES = Asset(
 )
 SMALLEST = 64
 SCORE_WINDOW = 21
-OPACITY = (0.1, 1.0)  # β of the paper's eq. 4
+# Where the authors' code differs from the paper: data_loader.py, lines 92 and 126; train_DRAEM.py, line 47
+AUTHORS = {"rotation": 90.0, "least_opacity": 0.2, "schedule": "authors"}
+# Shares of the epochs after which the learning rate drops, and what it is multiplied by
+SCHEDULES = {"paper": ((4 / 7, 6 / 7), 0.1), "authors": ((0.8, 0.9), 0.2)}
 
 
 class DRAEMConfig(Hyperparameters):
     """Hyper-parameters; the defaults are those of the paper, else of the authors' code."""
 
+    variant: Literal["paper", "authors"] = Field(
+        "paper",
+        description="whose defaults 'rotation', 'least_opacity' and 'schedule' have, the paper's or those of "
+        "the authors' code: 90, 0.2 and authors",
+    )
     textures: Literal["dtd", "photographs"] = Field(
         "dtd",
         description="where synthetic anomalies come from: the Describable Textures Dataset (paper, section "
@@ -68,49 +74,76 @@ class DRAEMConfig(Hyperparameters):
         description="channels of the first layer of the reconstructive network, twice those of the "
         "discriminative one; authors' code",
     )
-    focal: Literal["paper", "anomalib"] = Field(
-        "paper",
-        description="focal loss over all pixels, gamma 2 (paper, section 3.2; code), or anomalib's, in which "
-        "normal pixels weigh nothing",
-    )
     rotation: float = Field(
         45.0, ge=0, le=180, description="largest rotation of a normal image in degrees; paper, section 4"
     )
     rotated: float = Field(
         0.3, ge=0, le=1, description="share of the normal images that is rotated; authors' code"
     )
-    epochs: int = Field(
-        700,
-        ge=1,
-        description="paper, section 4; the learning rate drops after 4/7 and 6/7 of them (400 and 600)",
+    least_opacity: float = Field(
+        0.1, ge=0, le=1, description="least opacity of a texture, the largest is 1; paper, eq. 4"
     )
+    schedule: Literal["paper", "authors"] = Field(
+        "paper",
+        description="the learning rate times 0.1 after 4/7 and 6/7 of the epochs (400 and 600 of 700; paper, "
+        "section 4), or times 0.2 after 80 and 90 % of them (authors' code)",
+    )
+    epochs: int = Field(700, ge=1, description="paper, section 4")
     batch_size: int = Field(8, ge=1, description="training images per step; authors' code")
-    lr: float = Field(
-        1e-4, gt=0, description="learning rate of Adam, times 0.1 at each drop; paper, section 4"
-    )
+    lr: float = Field(1e-4, gt=0, description="first learning rate of Adam; paper, section 4")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_variant(cls, given: Any) -> Any:
+        authors = isinstance(given, dict) and given.get("variant") == "authors"
+        return {**AUTHORS, **given} if authors else given
 
 
-def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0) -> Tensor:
-    """Mean over pixels of −(1 − p)^γ log p, p the probability of a pixel's true class.
+def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0, smooth: float = 1e-5) -> Tensor:
+    """Mean over pixels of −(1 − p)^γ log p, p the probability of a pixel's true class, smoothed.
 
-    Lin et al., 2017, eq. 4, as DRAEM's code uses it: both classes weigh alike.
+    Lin et al., 2017, eq. 4, as the authors' code has it (``loss.py``, lines 72 to 82): both classes weigh
+    alike, and p is (1 − s) p + s (1 − p) + s, so that no pixel costs more than −log 2s.
 
     Args:
         logits: ``[B, 2, H, W]``.
         mask: 1 where anomalous, else 0, ``[B, 1, H, W]``.
         gamma: how little well classified pixels count.
+        smooth: s.
     """
-    log_p = F.log_softmax(logits, dim=1).gather(1, mask.long())
-    return ((1 - log_p.exp()) ** gamma * -log_p).mean()
+    true = F.softmax(logits, dim=1).gather(1, mask.long())
+    p = (1 - smooth) * true + smooth * (1 - true) + smooth
+    return ((1 - p) ** gamma * -p.log()).mean()
 
 
-def rotate(images: Tensor, degrees: Tensor) -> Tensor:
-    """Rotates each image of ``[B, C, S, S]`` by its angle ``[B]``, bilinear, zero outside."""
-    radians = degrees.to(images) * torch.pi / 180
-    cosine, sine, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
-    rows = torch.stack([cosine, -sine, zero, sine, cosine, zero], dim=1)
-    grid = F.affine_grid(rows.view(-1, 2, 3), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
+def ssim_loss(reconstruction: Tensor, X: Tensor, sigma: float = 1.5, radius: int = 5) -> Tensor:
+    """1 − the mean structural similarity (Wang et al., 2004) over Gaussian windows of 11×11 pixels.
+
+    As the authors' code has it (``loss.py``, lines 97 to 145): zeros outside the image, and values are taken
+    to range over 1, or over 2 as soon as a reconstruction falls below −0.5.
+
+    Args:
+        reconstruction: ``[B, C, H, W]``.
+        X: images in [0, 1], like ``reconstruction``.
+        sigma: of the windows in pixels.
+        radius: of the windows in pixels.
+    """
+    channels = X.shape[1]
+    offsets = torch.arange(-radius, radius + 1, device=X.device, dtype=X.dtype)
+    weights = F.softmax(-(offsets**2) / (2 * sigma**2), dim=0)
+    down = weights.view(1, 1, -1, 1).repeat(channels, 1, 1, 1)
+
+    def windowed(x: Tensor) -> Tensor:
+        x = F.conv2d(x, down, padding=(radius, 0), groups=channels)
+        return F.conv2d(x, down.transpose(2, 3), padding=(0, radius), groups=channels)
+
+    span = 1 + (reconstruction.detach().min() < -0.5).to(X.dtype)
+    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
+    one, other = windowed(reconstruction), windowed(X)
+    variances = windowed(reconstruction**2) - one**2 + windowed(X**2) - other**2
+    covariance = windowed(reconstruction * X) - one * other
+    similarity = (2 * one * other + c1) * (2 * covariance + c2)
+    return 1 - (similarity / ((one**2 + other**2 + c1) * (variances + c2))).mean()
 
 
 def _initialise(module: nn.Module) -> None:
@@ -124,13 +157,13 @@ def _initialise(module: nn.Module) -> None:
 class DRAEM(Method):
     """DRAEM (Zavrtanik, Kristan and Skočaj, 2021).
 
-    Synthetic anomalies and initial weights draw from torch's global generator, which the harness seeds.
+    Initial weights draw from torch's global generator, which the harness seeds.
 
     Raises:
         ValueError: the images are smaller than 64 pixels.
     """
 
-    version = 1
+    version = 2
     Config = DRAEMConfig
     config: DRAEMConfig
     score_rule = "max of the map averaged over 21×21 pixels"
@@ -168,7 +201,6 @@ class DRAEM(Method):
     def __init__(self, config: DRAEMConfig, setup: Setup) -> None:
         super().__init__(config, setup)
         import_anomalib()
-        from anomalib.models.image.draem.loss import DraemLoss
         from anomalib.models.image.draem.torch_model import (
             DiscriminativeSubNetwork,
             DraemModel,
@@ -180,7 +212,6 @@ class DRAEM(Method):
         self.model.reconstructive_subnetwork = ReconstructiveSubNetwork(base_width=config.width)
         self.model.discriminative_subnetwork = DiscriminativeSubNetwork(6, 2, base_width=config.width // 2)
         self.model.apply(_initialise).to(setup.device)
-        self._terms: Any = DraemLoss().to(setup.device)
 
     def losses(self, X: Tensor, reconstruction: Tensor, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """The terms of the loss, of which the sum is minimised (paper, eq. 1 to 3, all weights 1).
@@ -191,53 +222,33 @@ class DRAEM(Method):
             logits: ``[B, 2, S, S]``.
             mask: of the anomalies, ``[B, 1, S, S]``.
         """
-        if self.config.focal == "paper":
-            focal = focal_loss(logits, mask)
-        else:
-            focal = self._terms.focal_loss(logits, mask.squeeze(1).long())
         return {
-            "l2": self._terms.l2_loss(reconstruction, X),
-            "ssim": self._terms.ssim_loss(reconstruction, X) * 2,
-            "focal": focal,
+            "l2": F.mse_loss(reconstruction, X),
+            "ssim": ssim_loss(reconstruction, X),
+            "focal": focal_loss(logits, mask),
         }
 
-    def _synthesiser(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        """Returns anomalib's maker of synthetic anomalies: images → images with anomalies, masks."""
-        from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
-
-        folder = self.setup.asset((TEXTURES if self.config.textures == "dtd" else PHOTOGRAPHS).name)
-        synthesiser = PerlinAnomalyGenerator(anomaly_source_path=folder, blend_factor=OPACITY)
-        # A folder lists its files in any order, and the draws are by number.
-        synthesiser.anomaly_source_paths = sorted(synthesiser.anomaly_source_paths, key=Path.as_posix)
-        if not synthesiser.anomaly_source_paths:
-            raise FileNotFoundError(f"There is no image in {folder}: fetch them again")
-        return synthesiser  # type: ignore[no-any-return]
-
-    def _rotated(self, X: Tensor, generator: torch.Generator) -> Tensor:
-        if not (self.config.rotation and self.config.rotated):
-            return X
-        chosen, angle = torch.rand(2, len(X), generator=generator)
-        degrees = (2 * angle - 1) * self.config.rotation * (chosen < self.config.rotated)
-        return rotate(X, degrees)
-
-    def _float(self, images: Tensor) -> Tensor:
-        return images.to(self.setup.device).float() / 255
+    def _synthesiser(self, generator: torch.Generator) -> SyntheticAnomalies:
+        config = self.config
+        folder = self.setup.asset((TEXTURES if config.textures == "dtd" else PHOTOGRAPHS).name)
+        opacity = (config.least_opacity, 1.0)
+        return SyntheticAnomalies(folder, opacity, config.rotation, config.rotated, generator)
 
     def fit(self, data: TrainingData, on_epoch: Callable[[Epoch], None]) -> None:
         """Trains both networks at once; validation images are not used."""
         config = self.config
-        synthesise = self._synthesiser()
-        optimiser = torch.optim.Adam(self.model.parameters(), lr=config.lr)
-        drops = [config.epochs * 4 // 7, config.epochs * 6 // 7]
-        schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, drops, gamma=0.1)
         generator = torch.Generator().manual_seed(data.seed)
+        synthesise = self._synthesiser(generator)
+        optimiser = torch.optim.Adam(self.model.parameters(), lr=config.lr)
+        shares, decay = SCHEDULES[config.schedule]
+        drops = [round(config.epochs * share) for share in shares]
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, drops, gamma=decay)
         parts = {"model": self.model, "optimiser": optimiser, "schedule": schedule, "generator": generator}
         for number in data.epochs(config.epochs, parts):
             self.model.train()
             totals: dict[str, Tensor] = {}
             for images in data.shuffled(config.batch_size, generator):
-                X = self._rotated(self._float(images), generator)
-                X_a, mask = synthesise(X)
+                X, X_a, mask = (part.to(self.setup.device) for part in synthesise(images))
                 reconstruction, logits = self.model(X_a)
                 terms = self.losses(X, reconstruction, logits, mask)
                 optimiser.zero_grad(set_to_none=True)
@@ -247,14 +258,15 @@ class DRAEM(Method):
                     totals[name] = totals.get(name, 0) + term.detach() * len(X)
             schedule.step()
             self.model.eval()
-            means = {name: float(total) / len(data.train) for name, total in totals.items()}
+            trained = data.images_per_epoch(config.batch_size)
+            means = {name: float(total) / trained for name, total in totals.items()}
             on_epoch(Epoch(number, config.epochs, means))
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Prediction:
         """The map is the anomalous class's softmax, the score the paper's eq. 5 (window: code)."""
         self.model.eval()
-        found = prediction(self.model(self._float(images)), self.setup.image_size)
+        found = prediction(self.model(images.to(self.setup.device).float() / 255), self.setup.image_size)
         smooth = F.avg_pool2d(found.map[:, None], SCORE_WINDOW, stride=1, padding=SCORE_WINDOW // 2)
         return replace(found, score=smooth.amax(dim=(1, 2, 3)))
 
