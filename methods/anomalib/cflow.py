@@ -26,7 +26,7 @@ FIBRES = 4096
 
 
 class CFlowConfig(BackboneConfig):
-    """Hyper-parameters; the defaults are those of the authors' code for MVTec AD, on torch 1.8 as they ran it."""
+    """Hyper-parameters; the defaults are those of the authors' code for MVTec AD, on their torch 1.8."""
 
     strides: tuple[int, ...] = Field(
         (8, 16, 32), min_length=1, description="layers 2 to 4 of a ResNet; paper, section 4, and code"

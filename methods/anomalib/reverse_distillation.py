@@ -42,12 +42,12 @@ class ReverseDistillationConfig(BackboneConfig):
     strides: tuple[int, int, int] = Field(
         (4, 8, 16), description="layers 1 to 3 of a ResNet; paper, section 3.2"
     )
-    epochs: int = Field(200, ge=1, description="paper, section 4.1, and code")
-    batch_size: int = Field(16, ge=1, description="paper, section 4.1, and code")
-    lr: float = Field(0.005, gt=0, description="learning rate of Adam; paper, section 4.1, and code")
-    beta1: float = Field(0.5, ge=0, lt=1, description="of Adam; paper, section 4.1, and code")
+    epochs: int = Field(200, ge=1, description="authors' code")
+    batch_size: int = Field(16, ge=1, description="authors' code")
+    lr: float = Field(0.005, gt=0, description="learning rate of Adam; authors' code")
+    beta1: float = Field(0.5, ge=0, lt=1, description="of Adam; authors' code")
     beta2: float = Field(
-        0.999, ge=0, lt=1, description="of Adam; paper, section 4.1, and code (anomalib: 0.99)"
+        0.999, ge=0, lt=1, description="of Adam; authors' code (anomalib: 0.99)"
     )
 
 

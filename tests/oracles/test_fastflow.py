@@ -19,7 +19,7 @@ from tests.oracles.agreement import Agree, against, filled, golden, noise, relat
 
 pytest.importorskip("anomalib", reason="the extra 'anomalib' is not installed")
 
-from methods.anomalib.fastflow import FastFlow, FastFlowConfig, Flows  # noqa: E402
+from methods.anomalib.fastflow import FastFlow, FastFlowConfig, Flows
 
 SUBJECT, ORACLE = "FastFlow", "gathierry/FastFlow at 2cf1f2f (the authors published no code)"
 SIZE, CHANNELS, STRIDES = 64, (8, 12, 18), (4, 8, 16)

@@ -17,7 +17,7 @@ from tests.oracles.agreement import Agree, against, filled, golden, noise, relat
 
 pytest.importorskip("anomalib", reason="the extra 'anomalib' is not installed")
 
-from methods.anomalib.reverse_distillation import (  # noqa: E402
+from methods.anomalib.reverse_distillation import (
     ReverseDistillation,
     ReverseDistillationConfig,
     Student,
@@ -34,7 +34,7 @@ def values() -> dict[str, Any]:
 
 
 def fill(network: nn.Module, key: int) -> None:
-    """Gives each tensor of the state dict, in its order, the next key; as golden/reverse_distillation.md says."""
+    """Gives each tensor of the state dict, in its order, the next key, as the recipe says."""
     for name, tensor in network.state_dict().items():
         if name.endswith("num_batches_tracked"):
             continue
