@@ -46,9 +46,7 @@ class ReverseDistillationConfig(BackboneConfig):
     batch_size: int = Field(16, ge=1, description="authors' code")
     lr: float = Field(0.005, gt=0, description="learning rate of Adam; authors' code")
     beta1: float = Field(0.5, ge=0, lt=1, description="of Adam; authors' code")
-    beta2: float = Field(
-        0.999, ge=0, lt=1, description="of Adam; authors' code (anomalib: 0.99)"
-    )
+    beta2: float = Field(0.999, ge=0, lt=1, description="of Adam; authors' code (anomalib: 0.99)")
 
 
 def make_bottleneck(name: str) -> nn.Module:

@@ -204,3 +204,9 @@ def test_rotation_is_the_authors(values: dict[str, Any], agree: Agree) -> None:
     )
     oracle = f"{ORACLE} (Pillow's rotation)"
     agree(SUBJECT, "rotated training images: pixels that differ of 1,195", oracle, differ, 2, unit="items")
+
+
+def test_images_too_small_to_reflect_are_refused() -> None:
+    config = cflow_module.CFlowConfig(coupling_blocks=1)
+    with pytest.raises(ValueError, match="at least 64 pixels"):
+        cflow_module.CFlow(config, setup_of(Numbered(), 32))
