@@ -62,8 +62,10 @@ def make_bottleneck(name: str) -> nn.Module:
     from torchvision.models.resnet import BasicBlock, Bottleneck
 
     if name in BASIC_BLOCKS:
-        return OCBE(BasicBlock, BASIC_BLOCKS[name])
-    return OCBE(Bottleneck, 3, width_per_group=128 if name.startswith("wide") else 64)
+        made: nn.Module = OCBE(BasicBlock, BASIC_BLOCKS[name])
+    else:
+        made = OCBE(Bottleneck, 3, width_per_group=128 if name.startswith("wide") else 64)
+    return made
 
 
 class Student(nn.Module):

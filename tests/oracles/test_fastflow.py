@@ -73,12 +73,13 @@ def build(conv3x3_only: bool) -> FastFlow:
     def none(_: str) -> Any:
         raise AssertionError
 
+    backbone: Any = Numbered()
     setup = Setup(
         torch.device("cpu"),
         SIZE,
         0,
         load_network=none,
-        load_features=lambda *_: Numbered(),
+        load_features=lambda *_: backbone,
         asset=none,
         scratch=Path(),
     )

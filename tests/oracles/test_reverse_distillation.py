@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +71,15 @@ class Teacher(nn.Module):
 
 
 def build(name: str) -> tuple[ReverseDistillation, Teacher]:
-    teacher = Teacher(features(name, 2, 3000))
+    teacher: Any = Teacher(features(name, 2, 3000))
 
     def none(_: str) -> Any:
         raise AssertionError
 
     cpu = torch.device("cpu")
-    setup = Setup(cpu, SIZE, 0, load_network=none, load_features=none, asset=none, scratch=Path())
-    setup = replace(setup, load_features=lambda *_: teacher)
+    setup = Setup(
+        cpu, SIZE, 0, load_network=none, load_features=lambda *_: teacher, asset=none, scratch=Path()
+    )
     with torch.device("meta"):  # filling follows, and drawing 130 million weights takes seconds
         empty = Student(name, list(teacher.channels))
     method = ReverseDistillation(ReverseDistillationConfig(backbone="resnet18"), setup)
