@@ -200,6 +200,11 @@ class CFlow(Method):
         fibres = trained * config.sub_epochs * sum(h * w for _, h, w in self.maps.shapes)
         parts = {"decoders": self.decoders, "optimiser": optimiser, "generator": generator}
         for number in data.epochs(config.epochs, parts):
+            if config.idle_momentum:
+                # A checkpoint holds no gradients; without them, idle decoders would stand still after one.
+                for weight in optimiser.state:
+                    if weight.grad is None:
+                        weight.grad = torch.zeros_like(weight)
             self.decoders.train()
             total, done = torch.zeros((), dtype=torch.float64, device=self.setup.device), 0
             for _ in range(config.sub_epochs):
