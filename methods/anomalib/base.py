@@ -66,13 +66,20 @@ class FeatureMaps:
         backbone: timm name.
         strides: strides of the feature maps.
         size: side of the images.
+        reflect: whether the backbone's convolutions pad by reflection instead of zeros.
 
     Attributes:
         shapes: ``(C, h, w)`` of each feature map.
     """
 
-    def __init__(self, setup: Setup, backbone: str, strides: tuple[int, ...], size: int) -> None:
+    def __init__(
+        self, setup: Setup, backbone: str, strides: tuple[int, ...], size: int, reflect: bool = False
+    ) -> None:
         self._backbone = setup.load_features(backbone, strides)
+        if reflect and isinstance(self._backbone, nn.Module):
+            for layer in self._backbone.modules():
+                if isinstance(layer, nn.Conv2d):
+                    layer.padding_mode = "reflect"
         self._setup, self._device = setup, setup.device
         self._mean = torch.tensor(self._backbone.mean, device=setup.device).view(1, 3, 1, 1)
         self._std = torch.tensor(self._backbone.std, device=setup.device).view(1, 3, 1, 1)
@@ -170,9 +177,16 @@ def train(
         on_epoch(Epoch(number, epochs, {"loss": float(total) / data.images_per_epoch(batch_size)}))
 
 
-def step(optimiser: torch.optim.Optimizer, loss: Tensor) -> Tensor:
-    """Makes one step of the optimiser and returns the loss it was made on."""
-    optimiser.zero_grad()
+def step(optimiser: torch.optim.Optimizer, loss: Tensor, zeros: bool = False) -> Tensor:
+    """Makes one step of the optimiser and returns the loss it was made on.
+
+    Args:
+        optimiser: makes the step.
+        loss: what it is made on.
+        zeros: whether weights that the loss does not depend on keep a gradient of zero from earlier steps,
+            so that the optimiser still moves them by their momentum, instead of none.
+    """
+    optimiser.zero_grad(set_to_none=not zeros)
     loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     return loss.detach()

@@ -26,7 +26,7 @@ FIBRES = 4096
 
 
 class CFlowConfig(BackboneConfig):
-    """Hyper-parameters; the defaults are those of the authors' code for MVTec AD."""
+    """Hyper-parameters; the defaults are those of the authors' code for MVTec AD, on their torch 1.8."""
 
     strides: tuple[int, ...] = Field(
         (8, 16, 32), min_length=1, description="layers 2 to 4 of a ResNet; paper, section 4, and code"
@@ -47,6 +47,20 @@ class CFlowConfig(BackboneConfig):
     schedule: bool = Field(
         True,
         description="two meta-epochs of warm-up, then cosine decay to lr/1000; code (anomalib: constant)",
+    )
+    rotation: float = Field(
+        5.0,
+        ge=0,
+        le=180,
+        description="largest rotation of a training image in degrees; code (anomalib: none)",
+    )
+    reflect: bool = Field(
+        True, description="a ResNet's convolutions pad by reflection; code (anomalib: by zeros)"
+    )
+    idle_momentum: bool = Field(
+        True,
+        description="a step of one decoder also moves the others by their momentum, as torch 1.8 did, "
+        "which the code ran on (anomalib: no)",
     )
 
 
@@ -72,10 +86,33 @@ def learning_rate(progress: float, epochs: int, lr: float, warm: int = 2) -> flo
     return cosine(int(progress))
 
 
-class CFlow(Method):
-    """CFLOW-AD (Gudovskiy et al., 2022)."""
+def rotate(images: Tensor, degrees: Tensor) -> Tensor:
+    """Rotates each image about its middle, to the nearest pixel, black outside, as Pillow does.
 
-    version = 1
+    Args:
+        images: uint8 ``[B, C, S, S]``.
+        degrees: ``[B]``, anticlockwise.
+    """
+    radians = degrees.to(images.device, torch.float64) * torch.pi / 180
+    cosine, sine, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
+    rows = torch.stack([cosine, -sine, zero, sine, cosine, zero], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(rows, list(images.shape), align_corners=False)
+    return F.grid_sample(images.double(), grid, mode="nearest", align_corners=False).to(images.dtype)
+
+
+def is_resnet(backbone: str) -> bool:
+    """Whether a timm name is of a ResNet, the networks that the authors' code pads by reflection."""
+    return backbone.startswith(("resnet", "resnext", "wide_resnet"))
+
+
+class CFlow(Method):
+    """CFLOW-AD (Gudovskiy et al., 2022).
+
+    Raises:
+        ValueError: the images are too small for padding by reflection.
+    """
+
+    version = 2
     Config = CFlowConfig
     config: CFlowConfig
     citation = Citation(
@@ -98,7 +135,13 @@ class CFlow(Method):
         from anomalib.models.image.cflow.utils import cflow_head, get_logp, positional_encoding_2d
 
         super().__init__(config, setup)
-        self.maps = FeatureMaps(setup, config.backbone, config.strides, setup.image_size)
+        reflect = config.reflect and is_resnet(config.backbone)
+        if reflect and setup.image_size < 2 * max(config.strides):
+            raise ValueError(
+                f"{config.backbone} pads by reflection, which needs images of at least "
+                f"{2 * max(config.strides)} pixels: give larger ones, or set reflect=false"
+            )
+        self.maps = FeatureMaps(setup, config.backbone, config.strides, setup.image_size, reflect)
         self._log_density: Callable[[int, Tensor, Tensor], Tensor] = get_logp
         self.decoders = nn.ModuleList(
             cflow_head(
@@ -143,13 +186,13 @@ class CFlow(Method):
                 last = first + self.config.fibre_batch if number < batches - 1 else len(fibres)
                 rows = order[first:last]
                 loss = -F.logsigmoid(self._log_likelihood(level, fibres[rows], positions[rows]))
-                total += step(optimiser, loss.mean()).double() * len(rows)
+                total += step(optimiser, loss.mean(), self.config.idle_momentum).double() * len(rows)
         return total
 
     def fit(self, data: TrainingData, on_epoch: Callable[[Epoch], None]) -> None:
         """Trains the decoders; the highest likelihoods are taken from the normal validation images."""
         config = self.config
-        features = self.maps.keep(data.train)
+        features = None if config.rotation else self.maps.keep(data.train)
         generator = torch.Generator().manual_seed(data.seed)
         optimiser = self.optimiser()
         trained = data.images_per_epoch(config.batch_size)
@@ -157,18 +200,31 @@ class CFlow(Method):
         fibres = trained * config.sub_epochs * sum(h * w for _, h, w in self.maps.shapes)
         parts = {"decoders": self.decoders, "optimiser": optimiser, "generator": generator}
         for number in data.epochs(config.epochs, parts):
+            if config.idle_momentum:
+                # A checkpoint holds no gradients; without them, idle decoders would stand still after one.
+                for weight in optimiser.state:
+                    if weight.grad is None:
+                        weight.grad = torch.zeros_like(weight)
             self.decoders.train()
-            total, done = torch.zeros((), dtype=torch.float64, device=features.device), 0
+            total, done = torch.zeros((), dtype=torch.float64, device=self.setup.device), 0
             for _ in range(config.sub_epochs):
                 for rows in data.shuffled_rows(config.batch_size, generator):
                     if config.schedule:
                         rate = learning_rate(number - 1 + done / steps, config.epochs, config.lr)
                         optimiser.param_groups[0]["lr"] = rate
-                    total += self.train_batch(optimiser, self.maps.split(features.batch(rows)), generator)
+                    if features is None:
+                        maps = self.maps(self._rotated(data.train.batch(rows), generator))
+                    else:
+                        maps = self.maps.split(features.batch(rows))
+                    total += self.train_batch(optimiser, maps, generator)
                     done += 1
             self.decoders.eval()
             self.highest = self._highest(data.validation)
             on_epoch(Epoch(number, config.epochs, {"loss": float(total) / fibres}))
+
+    def _rotated(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        share = 2 * torch.rand(len(images), generator=generator) - 1
+        return rotate(images.to(self.setup.device), share * self.config.rotation)
 
     def _highest(self, images: Images) -> Tensor:
         """Returns the highest log-likelihood of each level over the images, ``[levels]``."""

@@ -20,22 +20,22 @@ from methods.anomalib.base import BackboneConfig, FeatureMaps, backbone_needs, i
 
 
 class FastFlowConfig(BackboneConfig):
-    """Hyper-parameters; the defaults are those of the paper's Wide-ResNet50-2 on MVTec AD."""
+    """Hyper-parameters; the defaults are those of gathierry/FastFlow for Wide-ResNet50-2."""
 
     strides: tuple[int, ...] = Field(
-        (4, 8, 16), min_length=1, description="layers 1 to 3 of a ResNet; paper, section 4"
+        (4, 8, 16), min_length=1, description="layers 1 to 3 of a ResNet; gathierry/FastFlow"
     )
-    flow_steps: int = Field(8, ge=1, description="coupling blocks per map for ResNets; paper, section 4")
+    flow_steps: int = Field(8, ge=1, description="coupling blocks per map for ResNets; gathierry/FastFlow")
     conv3x3_only: bool = Field(
-        False, description="no 1×1 convolutions in between; paper: only for resnet18 and DeiT"
+        False, description="no 1×1 convolutions in between; gathierry/FastFlow: only for resnet18"
     )
     hidden_ratio: float = Field(
         1.0, gt=0, description="hidden channels of a subnet per input channel; gathierry/FastFlow"
     )
-    epochs: int = Field(500, ge=1, description="paper, section 4")
-    batch_size: int = Field(32, ge=1, description="paper, section 4")
-    lr: float = Field(1e-3, gt=0, description="learning rate of Adam; paper, section 4")
-    weight_decay: float = Field(1e-5, ge=0, description="paper, section 4")
+    epochs: int = Field(500, ge=1, description="gathierry/FastFlow")
+    batch_size: int = Field(32, ge=1, description="gathierry/FastFlow")
+    lr: float = Field(1e-3, gt=0, description="learning rate of Adam; gathierry/FastFlow")
+    weight_decay: float = Field(1e-5, ge=0, description="gathierry/FastFlow")
 
 
 class Flows(nn.Module):

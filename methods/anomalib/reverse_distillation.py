@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from harness.method import Citation, Epoch, Method, Needs, Prediction, Setup, TrainingData
-from methods.anomalib.base import BackboneConfig, FeatureMaps, backbone_needs, import_anomalib, train
+from methods.anomalib.base import SIGMA, BackboneConfig, FeatureMaps, backbone_needs, import_anomalib, train
+from methods.blur import blur, gaussian_kernel
 
 # Backbones whose mirror image anomalib has.
 MIRRORED = frozenset(
@@ -30,6 +32,8 @@ MIRRORED = frozenset(
     }
 )
 STAND_IN, STAND_IN_CHANNELS = "resnet18", (64, 128, 256)
+# Residual blocks of the bottleneck whose networks are made of basic blocks; all others have three.
+BASIC_BLOCKS = {"resnet18": 2, "resnet34": 3}
 
 
 class ReverseDistillationConfig(BackboneConfig):
@@ -38,13 +42,30 @@ class ReverseDistillationConfig(BackboneConfig):
     strides: tuple[int, int, int] = Field(
         (4, 8, 16), description="layers 1 to 3 of a ResNet; paper, section 3.2"
     )
-    epochs: int = Field(200, ge=1, description="paper, section 4.1, and code")
-    batch_size: int = Field(16, ge=1, description="paper, section 4.1, and code")
-    lr: float = Field(0.005, gt=0, description="learning rate of Adam; paper, section 4.1, and code")
-    beta1: float = Field(0.5, ge=0, lt=1, description="of Adam; paper, section 4.1, and code")
-    beta2: float = Field(
-        0.999, ge=0, lt=1, description="of Adam; paper, section 4.1, and code (anomalib: 0.99)"
-    )
+    epochs: int = Field(200, ge=1, description="authors' code")
+    batch_size: int = Field(16, ge=1, description="authors' code")
+    lr: float = Field(0.005, gt=0, description="learning rate of Adam; authors' code")
+    beta1: float = Field(0.5, ge=0, lt=1, description="of Adam; authors' code")
+    beta2: float = Field(0.999, ge=0, lt=1, description="of Adam; authors' code (anomalib: 0.99)")
+
+
+def make_bottleneck(name: str) -> nn.Module:
+    """Returns the one-class bottleneck of a ResNet, initialised as the authors' ``BN_layer``.
+
+    The authors' has three blocks for ResNet34 and, for wide networks, twice the width (``resnet.py``, lines
+    484 and 557); ``anomalib.get_bottleneck_layer`` has two blocks and the plain width.
+
+    Args:
+        name: one of :data:`MIRRORED`.
+    """
+    from anomalib.models.image.reverse_distillation.components.bottleneck import OCBE
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+
+    if name in BASIC_BLOCKS:
+        made: nn.Module = OCBE(BasicBlock, BASIC_BLOCKS[name])
+    else:
+        made = OCBE(Bottleneck, 3, width_per_group=128 if name.startswith("wide") else 64)
+    return made
 
 
 class Student(nn.Module):
@@ -60,12 +81,11 @@ class Student(nn.Module):
 
     def __init__(self, backbone: str, channels: list[int]) -> None:
         from anomalib.models.components.backbone import get_decoder
-        from anomalib.models.image.reverse_distillation.components import get_bottleneck_layer
 
         super().__init__()
         name = backbone.partition(".")[0]
         mirrored = name in MIRRORED
-        self.bottleneck = get_bottleneck_layer(name if mirrored else STAND_IN)
+        self.bottleneck = make_bottleneck(name if mirrored else STAND_IN)
         self.decoder = get_decoder(name if mirrored else STAND_IN)
         pairs = [] if mirrored else list(zip(channels, STAND_IN_CHANNELS, strict=True))
         self.before = nn.ModuleList(nn.Conv2d(c, s, 1) for c, s in pairs)
@@ -84,7 +104,7 @@ class Student(nn.Module):
 class ReverseDistillation(Method):
     """Reverse Distillation (Deng and Li, 2022)."""
 
-    version = 1
+    version = 2
     Config = ReverseDistillationConfig
     config: ReverseDistillationConfig
     citation = Citation(
@@ -103,18 +123,13 @@ class ReverseDistillation(Method):
 
     def __init__(self, config: ReverseDistillationConfig, setup: Setup) -> None:
         import_anomalib()
-        from anomalib.models.image.reverse_distillation.anomaly_map import (
-            AnomalyMapGenerationMode,
-            AnomalyMapGenerator,
-        )
         from anomalib.models.image.reverse_distillation.loss import ReverseDistillationLoss
 
         super().__init__(config, setup)
-        size = setup.image_size
-        self.maps = FeatureMaps(setup, config.backbone, config.strides, size)
+        self.maps = FeatureMaps(setup, config.backbone, config.strides, setup.image_size)
         self.student = Student(config.backbone, [c for c, _, _ in self.maps.shapes]).to(setup.device).eval()
         self._loss = ReverseDistillationLoss()
-        self._generator = AnomalyMapGenerator((size, size), mode=AnomalyMapGenerationMode.ADD)
+        self._kernel = gaussian_kernel(SIGMA).to(setup.device)
 
     def optimiser(self) -> torch.optim.Optimizer:
         """Adam over bottleneck and decoder."""
@@ -146,9 +161,18 @@ class ReverseDistillation(Method):
     @torch.no_grad()
     def predict(self, images: Tensor) -> Prediction:
         """Sum of the maps of 1 − cosine, bilinear to the image, σ = 4; its maximum is the score."""
-        maps = self.maps(images)
-        found = self._generator(self.student(maps), maps)
-        return Prediction(score=found.amax(dim=(1, 2, 3)), map=found[:, 0])
+        maps = blur(self.unblurred(self.maps(images)), self._kernel, "at the edge")
+        return Prediction(score=maps.amax(dim=(1, 2)), map=maps)
+
+    def unblurred(self, maps: list[Tensor]) -> Tensor:
+        """The teacher's feature maps → sum of their maps of 1 − cosine ``[B, S, S]``, each in [0, 2]."""
+        found = torch.zeros((), device=self.setup.device)
+        for teacher, restored in zip(maps, self.student(maps), strict=True):
+            distance = 1 - F.cosine_similarity(restored, teacher)
+            found = found + F.interpolate(
+                distance[:, None], size=self.setup.image_size, mode="bilinear", align_corners=True
+            )
+        return found[:, 0]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Bottleneck and decoder."""

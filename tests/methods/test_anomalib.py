@@ -366,7 +366,13 @@ def test_first_losses_are_the_lightning_modules(name: str, lite: Setup) -> None:
         setup,
         backbone="resnet18",
         **{
-            "cflow": {"fibre_batch": 15, "coupling_blocks": 2, "lr": 1e-4},
+            "cflow": {
+                "fibre_batch": 15,
+                "coupling_blocks": 2,
+                "lr": 1e-4,
+                "reflect": False,
+                "idle_momentum": False,
+            },
             "fastflow": {},
             "reverse_distillation": {"beta2": 0.99},
         }[name],
