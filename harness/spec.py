@@ -209,7 +209,7 @@ class EpochLog(Frozen):
 
 
 class Timings(Frozen):
-    """Wall-clock seconds of a run's parts, and what follows from them.
+    """Wall-clock seconds of a run's parts, and what follows from them; 0 where nothing was measured.
 
     Attributes:
         load: reading images and masks (from the cache, or decoding them the first time).
@@ -229,6 +229,16 @@ class Timings(Frozen):
     def total(self) -> float:
         """Seconds of all parts."""
         return self.load + self.fit + self.predict + self.evaluate
+
+    @property
+    def fitted(self) -> float | None:
+        """Seconds of training, ``None`` where nothing was measured."""
+        return self.fit or None
+
+    @property
+    def speed(self) -> float | None:
+        """Images per second, ``None`` where nothing was measured."""
+        return self.images_per_second if self.predict else None
 
 
 class Failure(Frozen):

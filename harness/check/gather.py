@@ -178,9 +178,10 @@ def _costs(records: list[RunRecord]) -> dict[str, Hardware]:
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: {name: [] for name in COSTS})
     for record in records:
         costs = found[hardware(record.environment)]
-        if record.timings:
-            costs["fit"].append(record.timings.fit)
-            costs["predict"].append(record.timings.predict)
+        if times := record.timings:
+            # A time of 0 is one that nobody took.
+            costs["fit"] += [times.fit] if times.fit else []
+            costs["predict"] += [times.predict] if times.predict else []
         # Of an interrupted training only the last process told its peak.
         for place, peak in ({} if record.resumed else record.peak_memory).items():
             if f"memory_{place}" in costs:

@@ -24,6 +24,7 @@ from harness.cli.options import (
     EXECUTOR_OPTIONS,
     HELP,
     RUN_OPTIONS,
+    Finite,
     chosen_suite,
     packing,
     sentences,
@@ -71,9 +72,7 @@ def main() -> None:
 @main.command()
 @with_options(RUN_OPTIONS)
 @with_options(EXECUTOR_OPTIONS)
-@click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds after which a run is ended."
-)
+@click.option("--timeout", type=Finite(min=0, min_open=True), help="Seconds after which a run is ended.")
 @click.option(
     "--pack",
     "wanted",
