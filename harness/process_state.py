@@ -1,8 +1,8 @@
-"""What a run may leave changed in its process: a table of settings, each read before a run and put back after it.
+"""What a run may leave changed in its process: a table of settings, read before a run and put back after it.
 
-A worker takes one run after the other, and none may learn from the settings of another which numbers it
-gives. Random generators are seeded for every run (:func:`harness.devices.seed_everything`). What cannot be put
-back, be it that there is no way or that it did not help, ends the worker: the next run gets a new one.
+A worker takes one run after the other, and the settings of one must not decide the numbers of the next.
+Random generators are seeded for every run (:func:`harness.devices.seed_everything`). What cannot be put back,
+be it that there is no way or that it did not help, ends the worker: the next run gets a new one.
 """
 
 from __future__ import annotations
@@ -287,7 +287,7 @@ def _flushes() -> bool:
 
 
 def _modes() -> tuple[int, int]:
-    """How many modes are entered that change what every function of PyTorch does, the default device's not."""
+    """How many modes change what every function of PyTorch does, but for the default device's."""
     device = torch.get_default_device() != torch.device("cpu")
     return torch._C._len_torch_function_stack() - device, torch._C._len_torch_dispatch_stack()
 

@@ -285,6 +285,7 @@ class RunRecord(Frozen):
         remarks: what the method says that a reader must know about these numbers, see ``Method.remarks``.
         suite: what the suite that the run was made for says of itself.
         finished: UTC time, ISO 8601.
+        order: number by which the newest is told, see ``harness.sequence``; 0 in records from before.
         rescored: when ``metrics`` were last computed again from kept maps, empty if never.
         checksum: over everything else, as it was written; empty in records from before there was one.
         made_from: key of the run whose kept parts this record was made from, without a training of its own;
@@ -317,6 +318,7 @@ class RunRecord(Frozen):
     remarks: list[str] = Field(default_factory=list)
     suite: str = ""
     finished: str = ""
+    order: int = Field(default=0, ge=0, lt=2**62)
     rescored: str = ""
     checksum: str = ""
     made_from: str = ""

@@ -1,9 +1,9 @@
 """Runs in worker processes on this machine, one for each device, each taking one run after the other.
 
 A worker that crashes, hangs or is killed ends its own run only. Workers are reused while all goes well, and
-replaced after any failure, so that no run inherits another's broken state (a poisoned CUDA context, leaked
+replaced after any failure, so that none inherits another's broken state (a poisoned CUDA context, leaked
 memory). After every run the settings of its process are put back (:mod:`harness.process_state`); where that
-cannot be done the worker is replaced too. A run that was out of memory is tried once more, alone on its device.
+cannot be done the worker is replaced too. A run that was out of memory is tried again, alone on its device.
 """
 
 from __future__ import annotations

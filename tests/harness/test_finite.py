@@ -1,4 +1,4 @@
-"""What is not a finite number is said, and never taken for one: in options, scores, maps, weights and times."""
+"""What is no finite number is said, and never taken for one: options, scores, maps, weights, times."""
 
 from __future__ import annotations
 

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import decimal
 import json
-import logging
-import math
-import os
-import random
-import signal
 import subprocess
 import sys
-import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 
 from harness.executors.local import run_all
 from harness.plan import Options, make_plan
@@ -64,9 +52,10 @@ POLLUTIONS = {
     "recursion": "sys.setrecursionlimit(5000)",
     "decimal": "decimal.getcontext().prec = 3",
     "opencv": "cv2.setNumThreads(5)",
-    "limit": "resource.setrlimit(resource.RLIMIT_NOFILE, (512, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))",
-    "thread": "threading.Thread(target=lambda: [time.sleep(0.01) for _ in iter(int, 1)], daemon=True).start()",
+    "limit": "resource.setrlimit(resource.RLIMIT_NOFILE, (512, resource.getrlimit(7)[1]))",
     "harness": "import harness.metrics; harness.metrics.image_metrics = lambda *a, **k: {'image_auroc': 1.0}",
+    # Last: it cannot be put back.
+    "thread": "threading.Thread(target=lambda: [time.sleep(1) for _ in iter(int, 1)], daemon=True).start()",
 }
 METHODS = '''
 import decimal, hashlib, importlib, logging, math, os, random, resource, signal, sys, threading, time, warnings
@@ -102,6 +91,12 @@ class Dirty(Method):
         pass
 
 
+def _umask():
+    was = os.umask(0)
+    os.umask(was)
+    return was
+
+
 def probes():
     """What a method may notice, by name."""
     denormal = float("1e-310") * 1.0
@@ -130,7 +125,7 @@ def probes():
         "random": random.random(),
         "folder": os.getcwd(),
         "variable": os.environ.get("BENCH_PROBE"),
-        "umask": os.umask(os.umask(0o077)),
+        "umask": _umask(),
         "signal": signal.getsignal(signal.SIGUSR1),
         "alarm": signal.getitimer(signal.ITIMER_REAL)[0] > 0,
         "warnings": [repr(f) for f in warnings.filters],
@@ -190,6 +185,50 @@ def _own(record: RunRecord) -> dict[str, Any]:
     """What of a record is no measurement of time."""
     left_out = {"timings", "peak_memory", "efficiency", "finished", "checksum"}
     return record.model_dump(mode="json", exclude=left_out)
+
+
+# Does one thing after the other to its process, and looks whether it was put back.
+ONE_BY_ONE = """
+import importlib, json, sys
+import colorsys, harness.execute, harness.metrics, timm
+from harness.devices import seed_everything
+from harness.process_state import ProcessState
+
+sys.path.insert(0, sys.argv[1])
+from polluting import POLLUTIONS, probes
+import polluting
+
+def seen():
+    try:
+        seed_everything(0)
+        return {name: repr(value) for name, value in probes()}
+    except Exception as error:
+        return {"error": repr(error)}
+
+clean = seen()
+state = ProcessState()
+for name, code in POLLUTIONS.items():
+    exec(code, vars(polluting))
+    changed = seen() != clean
+    left = state.restore()
+    after = seen()
+    rest = sorted(key for key in clean | after if clean.get(key) != after.get(key))
+    print(json.dumps([name, changed, left, rest]), flush=True)
+"""
+
+
+def test_everything_that_a_method_does_to_its_process_is_put_back_or_said(place: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_BY_ONE, str(place)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [name for name, *_ in found] == list(POLLUTIONS)
+    for name, changed, left, rest in found:
+        assert changed, f"{name} pollutes nothing, so that this shows nothing"
+        # A thread cannot be ended from outside: here the worker is.
+        assert left == (["running threads"] if name == "thread" else []), name
+        assert rest == (["thread"] if name == "thread" else []), name
 
 
 @pytest.mark.slow
