@@ -19,6 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, TimeoutError
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import replace
@@ -175,7 +176,14 @@ class _Slot(threading.Thread):
             self._worker = self._worker or _Worker(self._sharing)
             if first:
                 self._said.put((task, None))
-            record = self._worker.run(task, *self._limits, self._tell, self._stop_asked, self._leave)
+            given = (task, *self._limits, self._tell, self._stop_asked, self._leave)
+            try:
+                record = self._worker.run(*given)
+            except BrokenProcessPool:
+                # It ended while it had no run, by what an earlier one has left: none of this one's business.
+                self._worker.end()
+                self._worker = _Worker(self._sharing)
+                record = self._worker.run(*given)
             if record is not None and (record.outcome != "ok" or self._worker.changed):
                 self._worker.end()
                 self._worker = None

@@ -58,7 +58,8 @@ POLLUTIONS = {
     "thread": "threading.Thread(target=lambda: [time.sleep(1) for _ in iter(int, 1)], daemon=True).start()",
 }
 METHODS = '''
-import decimal, hashlib, importlib, logging, math, os, random, resource, signal, sys, threading, time, warnings
+import decimal, hashlib, importlib, logging, math, os, random, resource, signal, sys, threading, time
+import warnings
 
 import cv2
 import numpy as np
