@@ -27,8 +27,12 @@ from typing import Any
 import cv2
 import numpy as np
 import psutil
+
+# Every run needs them, late; imported in a run they would be taken for a method's.
+import scipy.optimize
+import scipy.stats
 import torch
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from torch.utils import deterministic
 
 from harness.replaced import Replaced
@@ -121,7 +125,7 @@ def _of_torch() -> Iterator[Setting]:
     )
     yield Setting(
         "torch's filling of new memory",
-        lambda: deterministic.fill_uninitialized_memory,
+        lambda: getattr(deterministic, "fill_uninitialized_memory"),  # noqa: B009
         lambda was: setattr(deterministic, "fill_uninitialized_memory", was),
     )
     yield Setting("torch's flushing of denormal numbers", _flushes, torch.set_flush_denormal)
@@ -129,10 +133,7 @@ def _of_torch() -> Iterator[Setting]:
         yield Setting(
             f"torch's autocast on {kind}",
             lambda kind=kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)),  # type: ignore[misc]
-            lambda was, kind=kind: (  # type: ignore[misc]
-                torch.set_autocast_enabled(kind, was[0]),
-                torch.set_autocast_dtype(kind, was[1]),
-            ),
+            lambda was, kind=kind: _set_autocast(kind, *was),  # type: ignore[misc]
         )
     yield Setting(
         "torch's cache of autocast", torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled
@@ -145,7 +146,7 @@ def _of_torch() -> Iterator[Setting]:
     )
     for place in _BACKENDS:
         *owners, name = place.split(".")
-        owner = torch.backends
+        owner: Any = torch.backends
         for part in owners:
             owner = getattr(owner, part, None)
         # Newer versions of PyTorch have more of them.
@@ -182,7 +183,7 @@ def _of_libraries() -> Iterator[Setting]:
     yield Setting("NumPy's handler of errors", np.geterrcall, np.seterrcall)
     yield Setting("NumPy's size of buffers", np.getbufsize, np.setbufsize)
     yield Setting("NumPy's printing", _numpy_printing, lambda was: np.set_printoptions(**was))
-    yield Setting("NumPy's generator", np.random.get_bit_generator, np.random.set_bit_generator)
+    yield Setting("NumPy's generator", np.random.mtrand.get_bit_generator, np.random.mtrand.set_bit_generator)
     yield Setting("OpenCV's number of threads", cv2.getNumThreads, cv2.setNumThreads)
     yield Setting("OpenCV's use of optimised code", cv2.useOptimized, cv2.setUseOptimized)
     for library in ThreadpoolController().lib_controllers:
@@ -273,6 +274,11 @@ def _list(name: str, owner: Any, field: str) -> Setting:
         setattr(owner, field, own)
 
     return Setting(name, lambda: (id(getattr(owner, field)), list(getattr(owner, field))), write)
+
+
+def _set_autocast(kind: str, enabled: bool, dtype: torch.dtype) -> None:
+    torch.set_autocast_enabled(kind, enabled)
+    torch.set_autocast_dtype(kind, dtype)
 
 
 def _set_default_device(was: torch.device) -> None:

@@ -25,6 +25,7 @@ from harness.images import load_images, load_masks
 from harness.native import Native, read_defects
 from harness.order import work_of
 from harness.plan import Plan
+from harness.process_state import ProcessState
 from harness.sequence import next_number, raise_to, take_up
 from harness.spec import PROTOCOLS, RunRecord
 from harness.store import prepare, write_record
@@ -98,9 +99,12 @@ def run_plan(
             display.finished(record)
             check_folder()
         take_over()
-        for task in plan.todo:
-            if task.made_from is not None:
+        if made := [task for task in plan.todo if task.made_from is not None]:
+            # A method's post-processing runs here; this process cannot be replaced.
+            state = ProcessState()
+            for task in made:
                 record = make_record(task)
+                state.restore()
                 record = record.model_copy(update={"command": command, "order": next_number(results)})
                 write_record(results, record)
                 records.append(record)

@@ -112,9 +112,9 @@ def _renumbered(folder: Folder, task: RunTask, rival: RunRecord) -> RunRecord | 
     # Whoever has claimed the run writes its record, with a new number.
     with suppress(Timeout), lock.acquire(blocking=False):
         try:
-            record = folder.record(path.relative_to(folder.results).as_posix())
-            if isinstance(record, RunRecord) and rank(record) < rank(rival):
-                record = record.model_copy(update={"order": next_number(folder.results)})
+            known = folder.record(path.relative_to(folder.results).as_posix())
+            if isinstance(known, RunRecord) and rank(known) < rank(rival):
+                record = known.model_copy(update={"order": next_number(folder.results)})
                 replace_record(folder.results, path, record)
                 return record
         finally:

@@ -65,7 +65,7 @@ def match(cell: Cell, found: Gathered) -> Cell | None:
     """Returns the newest comparable cell of new results, else the newest of its slot, if there is any."""
     candidates = [c for c in found.cells if c.slot == cell.slot]
     fitting = [c for c in candidates if not incomparable(cell, c)]
-    return (fitting or candidates or [None])[-1]
+    return next(reversed(fitting or candidates), None)
 
 
 def open_case(cell: Cell, baseline: Baseline, found: Gathered) -> Case:
