@@ -30,7 +30,7 @@ import psutil
 
 # Every run needs them, late; imported in a run they would be taken for a method's.
 import scipy.optimize
-import scipy.stats
+import scipy.stats  # noqa: F401
 import torch
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from torch.utils import deterministic

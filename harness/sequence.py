@@ -101,8 +101,8 @@ def take_up(results: Path, kept: Iterable[RunTask]) -> list[RunRecord]:
                 rivals[run] = max(rivals.get(run, record), record, key=rank)
         for task in tasks:
             rival = rivals.get(task.spec.model_dump_json())
-            if rival is not None and (record := _renumbered(folder, task, rival)):
-                taken.append(record)
+            if rival is not None and (renumbered := _renumbered(folder, task, rival)):
+                taken.append(renumbered)
     return taken
 
 
