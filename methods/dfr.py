@@ -184,9 +184,7 @@ class DFR(Method):
                 optimiser.step()
                 total += loss.detach() * len(rows)
             self.autoencoder.eval()
-            on_epoch(
-                Epoch(number, config.epochs, {"mse": float(total) / data.images_per_epoch(config.batch_size)})
-            )
+            on_epoch(Epoch(number, config.epochs, {"mse": float(total) / data.images_per_epoch(config.batch_size)}))
 
     def _build(self, c: int, d: int) -> FeatureAutoencoder:
         return FeatureAutoencoder(c, d).to(self.setup.device)
