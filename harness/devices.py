@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 
+import cv2
 import numpy as np
 import torch
 
@@ -49,6 +50,7 @@ def seed_everything(seed: int) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     random.seed(seed)
     np.random.seed(seed % 2**32)
+    cv2.setRNGSeed(seed)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from harness.registry import parse_name
 from harness.spec import PROTOCOLS, RunRecord, RunSpec
+from harness.store import order_of
 
 # Hyper-parameters that say how long a training is.
 LENGTHS = ("epochs", "steps", "sub_epochs", "distill_steps", "batch_size", "width")
@@ -98,7 +99,7 @@ class Forecast:
         self._machine = ""
         self._samples: dict[Kind, list[_Sample]] = {}
         self._known: dict[Kind, dict[Workload, Expected]] = {}
-        for record in sorted(records, key=lambda record: record.finished):
+        for record in sorted(records, key=order_of):
             self.learn(record)
 
     def __bool__(self) -> bool:

@@ -19,8 +19,18 @@ from typing import NamedTuple
 from harness.compact import alone
 from harness.errors import UserError
 from harness.files import copy_atomically, is_plain_file, write_atomically
+from harness.sequence import raise_to
 from harness.spec import RunRecord
-from harness.store import Folder, cannot_write, parse_record, prepare, record_names, record_path
+from harness.store import (
+    Folder,
+    cannot_write,
+    order_of,
+    parse_record,
+    prepare,
+    rank,
+    record_names,
+    record_path,
+)
 
 # Beside a record, by its key; and in its category's folder, shared by its runs.
 KEPT = (".maps.safetensors", ".view.safetensors", ".parts.safetensors", ".weights.safetensors")
@@ -77,7 +87,7 @@ def merge(sources: Sequence[Path], target: Path) -> Merged:
         return Merged(len(places), 0, 0, tuple(conflicts), ())
     prepare(target)
     damaged: list[tuple[Path, str]] = []
-    records = written = twice = 0
+    records = written = twice = last = 0
     with alone(target):
         try:
             for name, bits in places.items():
@@ -87,6 +97,8 @@ def merge(sources: Sequence[Path], target: Path) -> Merged:
                     records += 1
                     twice += len(good) > 1
                     written += _write(good, target)
+                    last = max(last, order_of(good[0].record))
+            raise_to(target, last)
             for folder in folders:
                 _copy_pictures(folder.results, target)
         except OSError as error:
@@ -124,7 +136,7 @@ def _readable(name: str, folders: Sequence[Folder]) -> tuple[list[_Found], list[
         else:
             good.append(_Found(folder, path, record, content))
     # The text decides between equals, so that the order of the folders does not.
-    good.sort(key=lambda one: (one.record.outcome == "ok", one.record.finished, one.content), reverse=True)
+    good.sort(key=lambda one: (one.record.outcome == "ok", rank(one.record), one.content), reverse=True)
     return good, bad
 
 

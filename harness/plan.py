@@ -71,12 +71,14 @@ class Plan:
         done: keys of runs whose record is kept.
         damaged: records that cannot be read; their runs are done again.
         planned_on: the state of the records' files that this was found out from, by key.
+        highest: a number that no record of the results folder is above, see :mod:`harness.sequence`.
     """
 
     tasks: tuple[RunTask, ...]
     done: frozenset[str] = frozenset()
     damaged: tuple[tuple[Path, str], ...] = ()
     planned_on: Mapping[str, State] = field(default_factory=dict)
+    highest: int = 0
 
     @property
     def todo(self) -> tuple[RunTask, ...]:

@@ -25,6 +25,7 @@ from harness.spec import RunRecord
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 # Share of the colours in an overlay where a map is high.
 _STRONGEST = 0.6
+_IS = {1: "is", 2: "are"}
 # Names that a spreadsheet reads as a formula.
 _FORMULA = ("=", "+", "-", "@")
 
@@ -35,20 +36,22 @@ class Found:
 
     Attributes:
         name: path within the folder, with slashes.
-        score: ``None`` for an image that cannot be read.
-        map: anomaly map, float32 ``[S, S]``.
-        problem: why it cannot be read, empty if it can.
+        score: finite; ``None`` for an image that has none.
+        map: anomaly map, float32 ``[S, S]``, finite.
+        problem: why there is no score, empty if there is one.
+        without: in a word what such an image is: ``unreadable``, or ``not finite``.
     """
 
     name: str
     score: float | None = None
     map: NDArray[np.float32] | None = None
     problem: str = ""
+    without: str = "unreadable"
 
     def verdict(self, threshold: float) -> str:
-        """``anomalous`` above the threshold, else ``normal``; ``unreadable`` without a score."""
+        """``anomalous`` above the threshold, else ``normal``; without a score neither, but why."""
         if self.score is None:
-            return "unreadable"
+            return self.without
         return "anomalous" if self.score > threshold else "normal"
 
 
@@ -69,7 +72,9 @@ def image_files(place: Path) -> list[Path]:
 
 
 def predict(method: Method, record: RunRecord, files: Sequence[Path], root: Path) -> Iterator[Found]:
-    """Scores images, brought to their size as the run's were; a broken one has a problem instead.
+    """Scores images, brought to their size as the run's were.
+
+    One that cannot be read, or whose score or map is not finite, has a problem instead.
 
     Args:
         method: as it was trained.
@@ -83,7 +88,16 @@ def predict(method: Method, record: RunRecord, files: Sequence[Path], root: Path
         scored = iter(_scores(method, pixels) if pixels else ())
         for path, image in zip(part, images, strict=True):
             name = path.relative_to(root).as_posix()
-            yield Found(name, problem=image) if isinstance(image, str) else Found(name, *next(scored))
+            if isinstance(image, str):
+                yield Found(name, problem=image)
+                continue
+            score, heat = next(scored)
+            what = [part for part, value in (("score", score), ("map", heat)) if not np.isfinite(value).all()]
+            if what:
+                problem = f"the method gives {path} a {' and a '.join(what)} that {_IS[len(what)]} not finite"
+                yield Found(name, problem=problem, without="not finite")
+            else:
+                yield Found(name, score, heat)
 
 
 def _read(path: Path, record: RunRecord) -> Pixels | str:

@@ -27,7 +27,7 @@ def find_waste(results: Path, what: Collection[str]) -> Iterator[Waste]:
 
     Args:
         results: the results folder.
-        what: ``superseded`` (there is a newer record of the run: its method, data or weights have changed),
+        what: ``superseded`` (another record of the run counts: its method, data or weights have changed),
             ``failed`` (records without scores), ``damaged`` (files that are no readable record), ``orphans``
             (maps, views, parts, weights and pictures without a record), ``checkpoints`` (of trainings that
             could go on), ``maps``, ``parts`` and ``weights`` (of all records).
@@ -44,7 +44,7 @@ def find_waste(results: Path, what: Collection[str]) -> Iterator[Waste]:
     compacted = Folder(results)
     for path, record in records.items():
         if "superseded" in what and record.key not in counting:
-            why = "superseded by a newer record of its run"
+            why = "superseded by another record of its run"
         elif "failed" in what and record.outcome != "ok":
             why = f"without scores: {record.outcome.replace('_', ' ')}"
         else:

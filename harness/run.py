@@ -25,6 +25,8 @@ from harness.images import load_images, load_masks
 from harness.native import Native, read_defects
 from harness.order import work_of
 from harness.plan import Plan
+from harness.process_state import ProcessState
+from harness.sequence import next_number, raise_to, take_up
 from harness.spec import PROTOCOLS, RunRecord
 from harness.store import prepare, write_record
 from harness.time_left import TimeLeft
@@ -61,6 +63,10 @@ def run_plan(
     """
     prepare(results)
     sweep(results)
+    raise_to(results, plan.highest)
+    taken = take_up(results, (task for task in plan.tasks if task.key in plan.done))
+    if taken and not quiet:
+        console.print(_taken_up(taken), markup=False)
     decode(plan, console, quiet)
     records: list[RunRecord] = []
     trained = [task for task in plan.todo if task.made_from is None]
@@ -83,7 +89,7 @@ def run_plan(
             take_over()
             if record is None:
                 continue
-            record = record.model_copy(update={"command": command})
+            record = record.model_copy(update={"command": command, "order": next_number(results)})
             path = write_record(results, record)
             claims.release(record.key)
             # What had no memory or time enough may go on where it was, with more of it.
@@ -93,13 +99,27 @@ def run_plan(
             display.finished(record)
             check_folder()
         take_over()
-        for task in plan.todo:
-            if task.made_from is not None:
-                record = make_record(task).model_copy(update={"command": command})
+        if made := [task for task in plan.todo if task.made_from is not None]:
+            # A method's post-processing runs here; this process cannot be replaced.
+            state = ProcessState()
+            for task in made:
+                record = make_record(task)
+                state.restore()
+                record = record.model_copy(update={"command": command, "order": next_number(results)})
                 write_record(results, record)
                 records.append(record)
                 display.finished(record)
     return records
+
+
+def _taken_up(records: Sequence[RunRecord]) -> str:
+    methods = ", ".join(dict.fromkeys(record.spec.method for record in records))
+    count = (
+        f"{len(records)} records of {methods} count"
+        if len(records) > 1
+        else f"The record of {methods} counts"
+    )
+    return f"{count} again: the file is as it was then; what was recorded since is of another content of it."
 
 
 @contextmanager

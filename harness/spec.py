@@ -221,7 +221,7 @@ class EpochLog(Frozen):
 
 
 class Timings(Frozen):
-    """Wall-clock seconds of a run's parts, and what follows from them.
+    """Wall-clock seconds of a run's parts, and what follows from them; 0 where nothing was measured.
 
     Attributes:
         load: reading images and masks (from the cache, or decoding them the first time).
@@ -241,6 +241,16 @@ class Timings(Frozen):
     def total(self) -> float:
         """Seconds of all parts."""
         return self.load + self.fit + self.predict + self.evaluate
+
+    @property
+    def fitted(self) -> float | None:
+        """Seconds of training, ``None`` where nothing was measured."""
+        return self.fit or None
+
+    @property
+    def speed(self) -> float | None:
+        """Images per second, ``None`` where nothing was measured."""
+        return self.images_per_second if self.predict else None
 
 
 class Failure(Frozen):
@@ -288,6 +298,7 @@ class RunRecord(Frozen):
         remarks: what the method says that a reader must know about these numbers, see ``Method.remarks``.
         suite: what the suite that the run was made for says of itself.
         finished: UTC time, ISO 8601.
+        order: number by which the newest is told, see ``harness.sequence``; 0 in records from before.
         rescored: when ``metrics`` were last computed again from kept maps, empty if never.
         checksum: over everything else, as it was written; empty in records from before there was one.
         made_from: key of the run whose kept parts this record was made from, without a training of its own;
@@ -320,6 +331,7 @@ class RunRecord(Frozen):
     remarks: list[str] = Field(default_factory=list)
     suite: str = ""
     finished: str = ""
+    order: int = Field(default=0, ge=0, lt=2**62)
     rescored: str = ""
     checksum: str = ""
     made_from: str = ""

@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from heapq import merge, nlargest
 from pathlib import Path
 
@@ -268,12 +269,35 @@ def recent_records(folder: Folder, each: int = 50) -> list[RunRecord]:
     return [record for record in read if isinstance(record, RunRecord)]
 
 
+def order_of(record: RunRecord) -> int:
+    """Returns the number of a record; of one from before there were numbers the milliseconds of its time."""
+    if record.order or not record.finished:
+        return record.order
+    try:
+        time = datetime.fromisoformat(record.finished)
+    except ValueError:
+        return 0
+    return max(0, int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000))
+
+
+def rank(record: RunRecord) -> tuple[int, int, str, str]:
+    """Returns what decides which of several records of one run counts: that of the highest rank.
+
+    The method's version comes first; of a private method the file counts, whatever version it says.
+    """
+    version = 0 if record.identity.source else record.identity.method_version
+    return version, order_of(record), record.finished, record.key
+
+
 def newest(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """Returns one record for each run: of several (its method, data or weights have changed) the newest."""
+    """Returns for each run, whose method, data or weights may have changed, the record that counts."""
     found: dict[str, RunRecord] = {}
-    for record in sorted(records, key=lambda record: record.finished):
-        found[record.spec.model_dump_json()] = record
-    return list(found.values())
+    for record in records:
+        run = record.spec.model_dump_json()
+        other = found.get(run)
+        if other is None or rank(record) > rank(other):
+            found[run] = record
+    return sorted(found.values(), key=lambda record: rank(record)[1:])
 
 
 def record_files(results: Path) -> list[Path]:

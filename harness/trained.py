@@ -123,12 +123,20 @@ def trained_method(
         where = (torch.device(device), record.spec.image_size, record.spec.seed, Path(scratch))
         made = method(config, make_setup(weights, folders, *where))
         try:
-            made.load_state_dict(load_file(kept))
+            state = load_file(kept)
+            odd = next((name for name, tensor in state.items() if not torch.isfinite(tensor).all()), None)
+            if odd is None:
+                made.load_state_dict(state)
         except Exception as error:  # a damaged file, or one of another run, fails anywhere in a method's code
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"The kept weights {kept} do not fit their run ({reason}): do it again with --keep weights."
             ) from error
+        if odd is not None:
+            raise UserError(
+                f"The kept weights {kept} have values in '{odd}' that are not finite: do the run again with "
+                "--keep weights, and --overwrite always."
+            )
         yield made
 
 

@@ -59,7 +59,8 @@ def _peak(phase: str) -> Callable[[RunRecord], float | None]:
 
 def _minutes(record: RunRecord) -> float | None:
     """Of training, on a GPU its own."""
-    return None if record.timings is None else record.timings.fit / 60
+    fitted = record.timings.fitted if record.timings else None
+    return None if fitted is None else fitted / 60
 
 
 COLUMNS = (

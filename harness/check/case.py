@@ -64,7 +64,8 @@ class Group:
 def match(cell: Cell, found: Gathered) -> Cell | None:
     """Returns the newest comparable cell of new results, else the newest of its slot, if there is any."""
     candidates = [c for c in found.cells if c.slot == cell.slot]
-    return max(candidates, key=lambda c: (not incomparable(cell, c), c.finished), default=None)
+    fitting = [c for c in candidates if not incomparable(cell, c)]
+    return next(reversed(fitting or candidates), None)
 
 
 def open_case(cell: Cell, baseline: Baseline, found: Gathered) -> Case:

@@ -16,7 +16,7 @@ from harness.check.baseline import COSTS, SCORES, Baseline, Cell, Hardware, Scor
 from harness.check.text import plain
 from harness.errors import UserError
 from harness.spec import RunRecord, RunSpec
-from harness.store import newest, read_records
+from harness.store import newest, rank, read_records
 
 Slot = tuple[str, str, str, str]
 _MIB = 2**20
@@ -29,7 +29,8 @@ class Gathered:
     """What results folders hold.
 
     Attributes:
-        cells: in the order of their names; several of one name where its runs do not belong together.
+        cells: in the order of their names; several of one name where its runs do not belong together, the
+            one that counts last.
         failed: what was said by the runs without scores, by slot.
         fingerprints: see :class:`harness.check.baseline.Baseline`.
         environments: likewise.
@@ -65,7 +66,9 @@ def gather(folders: Sequence[Path]) -> Gathered:
             said = f"seed {record.spec.seed} {record.outcome.replace('_', ' ')}: {message}"
             failed[_slot(record.spec)].append(said)
     used = [record for records in together.values() for record in records]
-    cells = sorted((_cell(records) for records in together.values()), key=lambda c: (c.name, c.finished))
+    # Of cells of one name the one that counts comes last.
+    in_order = sorted(together.values(), key=lambda records: max(map(rank, records)))
+    cells = sorted((_cell(records) for records in in_order), key=lambda cell: cell.name)
     fingerprints = {record.fingerprint.short(): record.fingerprint.shared() for record in used}
     environments = {digest(record.environment): record.environment for record in used}
     return Gathered(tuple(cells), dict(failed), fingerprints, environments, tuple(damaged))
@@ -178,9 +181,10 @@ def _costs(records: list[RunRecord]) -> dict[str, Hardware]:
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: {name: [] for name in COSTS})
     for record in records:
         costs = found[hardware(record.environment)]
-        if record.timings:
-            costs["fit"].append(record.timings.fit)
-            costs["predict"].append(record.timings.predict)
+        if times := record.timings:
+            # A time of 0 is one that nobody took.
+            costs["fit"] += [times.fit] if times.fit else []
+            costs["predict"] += [times.predict] if times.predict else []
         # Of an interrupted training only the last process told its peak.
         for place, peak in ({} if record.resumed else record.peak_memory).items():
             if f"memory_{place}" in costs:

@@ -48,10 +48,23 @@ def judge(baseline: Baseline, found: Gathered, rules: Rules | None = None) -> Re
 
 def _say_speed(case: Case, rules: Rules) -> None:
     """Says where speed was not compared."""
-    if case.now is None or {cost.what for cost in case.costs} & {"fit", "predict"}:
+    missing = [name for name in ("fit", "predict") if name not in {cost.what for cost in case.costs}]
+    if case.now is None or not missing:
         return
-    there, here = (" and ".join(sorted(cell.costs)) or "no time" for cell in (case.cell, case.now))
-    text = f"speed not compared: {here} now, {there} in the baseline"
+    if case.cell.costs.keys() & case.now.costs.keys():
+        sides = ((case.now, "in the results"), (case.cell, "in the baseline"))
+        gaps = [
+            f"{name} {where}"
+            for name in missing
+            for cell, where in sides
+            if not any(sum(getattr(costs, name)) for costs in cell.costs.values())
+        ]
+        text = f"speed not compared: nothing measured: {', '.join(gaps)}"
+        if not gaps:
+            return
+    else:
+        there, here = (" and ".join(sorted(cell.costs)) or "no time" for cell in (case.cell, case.now))
+        text = f"speed not compared: {here} now, {there} in the baseline"
     if not rules.require_speed:
         case.notes.append(text)
         return

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import sentences
+from harness.cli.options import Finite, sentences
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,14 +64,14 @@ def baseline(folders: tuple[Path, ...], output: Path, debug: bool) -> None:
 @_FOLDERS
 @click.option(
     "--min-effect",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=0.5,
     show_default=True,
     help="Percent points by which a mean score must fall, or rise, to count.",
 )
 @click.option(
     "--min-slow-down",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=5.0,
     show_default=True,
     help="Percent by which times must grow to count.",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.options import RUN_OPTIONS, chosen_suite, names, sentences, with_options
+from harness.cli.options import RUN_OPTIONS, Finite, chosen_suite, names, sentences, with_options
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def check(dataset: str, categories: list[str] | None, data_root: Path | None, de
 @click.option("--data-root", envvar="BENCH_DATA", type=click.Path(path_type=Path), help="Folder of datasets.")
 @click.option(
     "--max-mask",
-    type=click.FloatRange(0, 100),
+    type=Finite(0, 100),
     default=50.0,
     show_default=True,
     help="Percent of an image from which a mask looks too large.",

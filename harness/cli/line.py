@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.options import sentences, with_options
+from harness.cli.options import Finite, sentences, with_options
 
 if TYPE_CHECKING:
     from harness.operating import Choice, Costs, Operating
@@ -53,11 +53,11 @@ def _operating(record: RunRecord) -> Operating:
 
 @click.command()
 @with_options(_RUN)
-@click.option("--false-alarm-cost", type=click.FloatRange(min=0), default=1.0, show_default=True)
-@click.option("--miss-cost", type=click.FloatRange(min=0), default=1.0, show_default=True)
+@click.option("--false-alarm-cost", type=Finite(min=0), default=1.0, show_default=True)
+@click.option("--miss-cost", type=Finite(min=0), default=1.0, show_default=True)
 @click.option(
     "--defect-rate",
-    type=click.FloatRange(min=0, max=1),
+    type=Finite(min=0, max=1),
     help="Share of defective parts on the line, 0.01 is 1 %; without it no costs are shown.",
 )
 def threshold(
@@ -151,12 +151,12 @@ def _advice(found: list[Choice]) -> str:
 )
 @click.option(
     "--false-alarms",
-    type=click.FloatRange(min=0, max=1),
+    type=Finite(min=0, max=1),
     default=0.01,
     show_default=True,
     help="Share of normal images that the run's threshold is meant to stop: 0.05 or 0.01.",
 )
-@click.option("--threshold", type=float, help="One of your own instead.")
+@click.option("--threshold", type=Finite(), help="One of your own instead.")
 @click.option("--maps/--no-maps", default=True, show_default=True, help="Write heat maps.")
 def predict(
     places: tuple[Path, ...],
@@ -174,15 +174,15 @@ def predict(
     """Score new IMAGES with a RUN whose weights were kept: CSV, verdicts, heat maps.
 
     RUN is the path of a record; without it, options tell which run of --results is meant. The exit code is 1
-    where an image could not be read.
+    where an image could not be read, or its score or map is not finite; all others have theirs.
     """
     with sentences(debug):
         if len(places) > 2:
             raise click.UsageError("give a record's path and a folder of images, or the folder alone.")
         path, record = _chosen(places[0] if len(places) == 2 else None, results, given)
         value = _threshold(record, rule, false_alarms) if threshold is None else threshold
-        unreadable = _predict(path, record, places[-1], output, value, maps, method_file, device)
-    sys.exit(1 if unreadable else 0)
+        without = _predict(path, record, places[-1], output, value, maps, method_file, device)
+    sys.exit(1 if without else 0)
 
 
 def _threshold(record: RunRecord, rule: str, target: float) -> float:
@@ -208,7 +208,7 @@ def _predict(
     method_file: str,
     device: str,
 ) -> int:
-    """Writes scores and heat maps; returns how many images could not be read."""
+    """Writes scores and heat maps; returns how many images have none."""
     import logging
     from collections import Counter
 
@@ -238,13 +238,12 @@ def _predict(
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror or error}).") from error
     counts = Counter(one.verdict(threshold) for one in found)
-    verdicts = ", ".join(
-        f"{counts[name]} {name}" for name in ("anomalous", "normal", "unreadable") if counts[name]
-    )
+    order = ("anomalous", "normal", "unreadable", "not finite")
+    verdicts = ", ".join(f"{counts[name]} {name}" for name in order if counts[name])
     click.echo(
         f"{len(found)} images at threshold {threshold:.6g}: {verdicts}. Scores: {output / 'scores.csv'}"
     )
-    return counts["unreadable"]
+    return sum(one.score is None for one in found)
 
 
 @click.command()

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from harness.cli.options import (
     EXECUTOR_OPTIONS,
     HELP,
     RUN_OPTIONS,
+    Finite,
     chosen_suite,
     packing,
     sentences,
@@ -71,9 +73,7 @@ def main() -> None:
 @main.command()
 @with_options(RUN_OPTIONS)
 @with_options(EXECUTOR_OPTIONS)
-@click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds after which a run is ended."
-)
+@click.option("--timeout", type=Finite(min=0, min_open=True), help="Seconds after which a run is ended.")
 @click.option(
     "--pack",
     "wanted",
@@ -301,6 +301,7 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan, Forecast]:
     from harness.forecast import Forecast
     from harness.images import cache_dir
     from harness.plan import Options, make_plan
+    from harness.sequence import highest
     from harness.store import Folder, recent_records
 
     logging.getLogger("timm").setLevel(logging.ERROR)
@@ -327,8 +328,9 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan, Forecast]:
         raise UserError("--keep parts: no method of this run has post-processing of its own.")
     if given["backbone"] and not any("backbone" in task.identity.config for task in plan.tasks):
         raise UserError(f"No method of this run has a backbone to set to '{given['backbone']}'.")
-    forecast = Forecast(recent_records(folder))
-    return suite, options, plan, forecast
+    recent = recent_records(folder)
+    plan = replace(plan, highest=highest(folder, recent))
+    return suite, options, plan, Forecast(recent)
 
 
 def _head(suite: Suite, where: str, plan: Plan) -> str:

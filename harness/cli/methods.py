@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import sentences
+from harness.cli.options import Finite, sentences
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 )
 @click.option("--image-size", type=click.IntRange(16, 1024), default=64, show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--timeout", type=click.FloatRange(min=1), default=300, show_default=True, help="Seconds for one step."
-)
+@click.option("--timeout", type=Finite(min=1), default=300, show_default=True, help="Seconds for one step.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def test_method(
     name: str,

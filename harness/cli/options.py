@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,21 @@ HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 _MOST_SEEDS = 10_000
 _MOST_PACKED = 64
+
+
+class Finite(click.FloatRange):
+    """A number as options take it: neither NaN, beside which nothing is ever larger, nor infinite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns the number.
+
+        Raises:
+            click.BadParameter: it is none, not finite, or out of range.
+        """
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return found
 
 
 def names(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
@@ -127,14 +143,14 @@ RUN_OPTIONS = (
     ),
     click.option(
         "--checkpoint-every",
-        type=click.FloatRange(min=0),
+        type=Finite(min=0),
         default=120.0,
         show_default=True,
         help="Seconds between two checkpoints of a training at least; 0 for every epoch.",
     ),
     click.option(
         "--measure",
-        type=click.FloatRange(min=0),
+        type=Finite(min=0),
         help="Seconds for measuring speed and memory of each run; 0 for none.  [default: 1.5 % of its time]",
     ),
     click.option("--keep", callback=names, help="Leave beside the records: maps, weights, parts."),
@@ -157,7 +173,7 @@ EXECUTOR_OPTIONS = (
     ),
     click.option(
         "--per-run",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Finite(min=0, min_open=True),
         help="GPUs of each run on Ray, or CPUs without GPUs; 0.5 puts two runs on a GPU.  [default: 1]",
     ),
 )

@@ -1,8 +1,9 @@
 """Runs in worker processes on this machine, one for each device, each taking one run after the other.
 
 A worker that crashes, hangs or is killed ends its own run only. Workers are reused while all goes well, and
-replaced after any failure, so that no run inherits another's broken state (a poisoned CUDA context, leaked
-memory). A run that was out of memory is tried once more, alone on its device.
+replaced after any failure, so that none inherits another's broken state (a poisoned CUDA context, leaked
+memory). After every run the settings of its process are put back (:mod:`harness.process_state`); where that
+cannot be done the worker is replaced too. A run that was out of memory is tried again, alone on its device.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, TimeoutError
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import replace
@@ -34,6 +36,7 @@ from harness.spec import RunRecord
 
 if TYPE_CHECKING:
     from harness.execute import RunTask
+    from harness.process_state import ProcessState
 
 Progress = Callable[["RunTask", Epoch], None]
 # Seconds without a sign of life after which a worker is given up. A library that keeps Python's lock through
@@ -53,6 +56,8 @@ class _Line(NamedTuple):
 # A queue is handed over only at a worker's start.
 _line: ContextVar[_Line] = ContextVar("line")
 _at_work: ContextVar[bool] = ContextVar("at_work", default=False)
+# What it was at its first run; every further one begins with the same.
+_state: ContextVar[ProcessState | None] = ContextVar("state", default=None)
 
 
 def run_all(
@@ -171,8 +176,15 @@ class _Slot(threading.Thread):
             self._worker = self._worker or _Worker(self._sharing)
             if first:
                 self._said.put((task, None))
-            record = self._worker.run(task, *self._limits, self._tell, self._stop_asked, self._leave)
-            if record is not None and record.outcome != "ok":
+            given = (task, *self._limits, self._tell, self._stop_asked, self._leave)
+            try:
+                record = self._worker.run(*given)
+            except BrokenProcessPool:
+                # It ended while it had no run, by what an earlier one has left: none of this one's business.
+                self._worker.end()
+                self._worker = _Worker(self._sharing)
+                record = self._worker.run(*given)
+            if record is not None and (record.outcome != "ok" or self._worker.changed):
                 self._worker.end()
                 self._worker = None
             return record
@@ -187,7 +199,14 @@ class _Slot(threading.Thread):
 
 
 class _Worker:
+    """A process that takes runs.
+
+    Attributes:
+        changed: what the last run has left changed in it, for good.
+    """
+
     def __init__(self, sharing: int) -> None:
+        self.changed: list[str] = []
         context = multiprocessing.get_context("spawn")
         self._events, self._asked = context.Queue(), context.Event()
         self._pool = ProcessPool(
@@ -225,7 +244,8 @@ class _Worker:
                 return failed(task, "failed", message)
         self._tell(task, on_epoch, wait=0.0)
         try:
-            record: RunRecord = RunRecord.model_validate_json(future.result())
+            content, self.changed = future.result()
+            record: RunRecord = RunRecord.model_validate_json(content)
         except TimeoutError:
             return failed(task, "timeout", f"took longer than {timeout:g} s")
         except Interrupted:
@@ -274,6 +294,8 @@ def _begin(driver: int, line: _Line, sharing: int) -> None:
     # Both reach the whole process group; the driver alone decides what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: None if _at_work.get() else os._exit(143))
+    # Starts the queue's own thread.
+    line.events.put(None)
     threading.Thread(target=_end_with, args=(driver,), daemon=True).start()
     threading.Thread(target=_beat, args=(line.events,), daemon=True).start()
     logging.getLogger("timm").setLevel(logging.ERROR)
@@ -295,19 +317,33 @@ def _beat(events: Any) -> None:
         time.sleep(5)
 
 
-def _work(task: RunTask) -> str:
+def _work(task: RunTask) -> tuple[str, list[str]]:
+    """Returns the record as JSON, and what the run has left changed in this process for good."""
     import torch
 
+    from harness.devices import seed_everything
     from harness.execute import execute
     from harness.measure import release
+    from harness.process_state import ProcessState
 
     def tell(epoch: Epoch) -> None:
         _line.get().events.put((epoch.number, epoch.of, dict(epoch.losses)))
 
+    # What the harness sets itself is no change.
+    seed_everything(task.spec.seed)
+    if (state := _state.get()) is None:
+        _state.set(state := ProcessState())
     _at_work.set(True)
     try:
-        return execute(task, tell, _line.get().asked.is_set).model_dump_json()
+        return execute(task, tell, _line.get().asked.is_set).model_dump_json(), _restored(state)
     finally:
         # Others on the device may begin before this process has another run.
         release(torch.device(task.device))
         _at_work.set(False)
+
+
+def _restored(state: ProcessState) -> list[str]:
+    try:
+        return state.restore()
+    except Exception as error:  # in a process that is spoilt enough anything may fail; its run is done
+        return [f"{type(error).__name__}: {error}"]

@@ -88,8 +88,8 @@ class Payload:
             if not self._brief
             else None,
             "folder": [[slug(c) for c in ranking.categories], _folders(ranking)],
-            "fit": [_short(t.fit) if t else None for t in timed],
-            "speed": [_short(t.images_per_second) if t else None for t in timed],
+            "fit": [_short(t.fitted) if t and t.fitted else None for t in timed],
+            "speed": [_short(t.speed) if t and t.speed else None for t in timed],
             "memory": [_memory(r) for r in runs],
             "epoch": _sparse(r.selected_epoch if r else None for r in runs),
             "environment": [self._environment(r) for r in runs],

@@ -181,7 +181,8 @@ def _cost(cost: Cost | None) -> list[str]:
     if cost is None:
         return ["–", "–", "–"]
     memory = " / ".join(f"{peak / 1e9:.2f} GB {kind}" for kind, peak in cost.peaks.items())
-    return [f"{cost.speed:.1f}", f"{cost.fit:.0f} s", memory or "–"]
+    speed = "–" if cost.speed is None else f"{cost.speed:.1f}"
+    return [speed, "–" if cost.fit is None else f"{cost.fit:.0f} s", memory or "–"]
 
 
 def _scatter(ranking: Ranking, costs: Mapping[str, Cost]) -> str:

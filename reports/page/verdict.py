@@ -27,14 +27,14 @@ class Cost:
     """What a method's runs in one ranking took.
 
     Attributes:
-        speed: median images per second, in batches.
-        fit: median training time in seconds.
+        speed: median images per second, in batches; ``None`` where nothing was measured.
+        fit: median training time in seconds, likewise.
         peaks: largest peak in bytes on the ``device`` and the ``host``, where measured.
         machine: where it ran.
     """
 
-    speed: float
-    fit: float
+    speed: float | None
+    fit: float | None
     peaks: Mapping[str, int]
     machine: str
 
@@ -50,9 +50,12 @@ def cost(records: Sequence[RunRecord]) -> Cost | None:
         if (own := [r.peak_memory[kind] for r in timed if kind in r.peak_memory])
     }
     machines = sorted({machine(record) for record in timed})
+    times = [record.timings for record in records if record.timings]
+    speeds = [speed for own in times if (speed := own.speed) is not None]
+    fits = [fitted for own in times if (fitted := own.fitted) is not None]
     return Cost(
-        statistics.median(r.timings.images_per_second for r in timed if r.timings),
-        statistics.median(r.timings.fit for r in timed if r.timings),
+        statistics.median(speeds) if speeds else None,
+        statistics.median(fits) if fits else None,
         peaks,
         " + ".join(machines),
     )
@@ -71,7 +74,7 @@ def speed_points(ranking: Ranking, costs: Mapping[str, Cost]) -> list[Point]:
     points = []
     for method, own in costs.items():
         mean = ranking.cell(method, MEAN, "all", "image_auroc").mean
-        if mean is not None and own.speed > 0:
+        if mean is not None and own.speed is not None:
             points.append(Point(method, own.speed, mean))
     return points if len(points) > 1 and len({c.machine for c in costs.values()}) == 1 else []
 
@@ -95,9 +98,12 @@ def verdicts(ranking: Ranking, costs: Mapping[str, Cost]) -> list[dict[str, Any]
     whole = {method: own for method, own in costs.items() if _complete(ranking, method)} or dict(costs)
     left = len(costs) - len(whole)
     partial = f"; {left} incomplete not counted" if left else ""
-    speeds = {method: f"{own.speed:.1f}" for method, own in whole.items()}
-    fastest = max(whole, key=lambda name: whole[name].speed)
-    found.append(_answer("Speed", "Images/s", fastest, speeds, f"median of its runs, one machine{partial}"))
+    measured = {method: own.speed for method, own in whole.items() if own.speed is not None}
+    if len(measured) == len(whole):
+        speeds = {method: f"{speed:.1f}" for method, speed in measured.items()}
+        fastest = max(measured, key=lambda name: measured[name])
+        said = f"median of its runs, one machine{partial}"
+        found.append(_answer("Speed", "Images/s", fastest, speeds, said))
     for kind, label in (("device", "GPU memory"), ("host", "Memory")):
         if all(kind in own.peaks for own in whole.values()):
             peaks = {method: f"{own.peaks[kind] / 1e9:.2f} GB" for method, own in whole.items()}

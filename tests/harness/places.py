@@ -163,7 +163,17 @@ def records(place: Path) -> dict[str, RunRecord]:
 
 
 # What differs from run to run.
-OWN = ("timings", "peak_memory", "efficiency", "finished", "environment", "resumed", "checksum", "command")
+OWN = (
+    "timings",
+    "peak_memory",
+    "efficiency",
+    "finished",
+    "environment",
+    "resumed",
+    "checksum",
+    "command",
+    "order",
+)
 
 
 def undisturbed(path: Path) -> dict[str, Any]:

@@ -42,6 +42,7 @@ LATER = {
     "operating": "2026-operating",
     "command": "2026-command",
     "choices": "2026-choices",
+    "order": "2026-order",
     **dict.fromkeys(
         (
             "spec.contamination",
