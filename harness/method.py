@@ -179,9 +179,7 @@ class Images:
             yield self.batch(range(start, min(start + size, len(self))))
 
 
-def shuffled(
-    count: int, batch_size: int, generator: torch.Generator, least: int = 1
-) -> Iterator[list[int]]:
+def shuffled(count: int, batch_size: int, generator: torch.Generator, least: int = 1) -> Iterator[list[int]]:
     """Yields the numbers below ``count`` in an order drawn from ``generator``, in batches.
 
     A last batch of fewer than ``least`` is left out.
