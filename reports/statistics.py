@@ -26,7 +26,7 @@ LEVEL = 0.95
 _ALPHA = 1 - LEVEL
 # Percent points below which a standard deviation is rounding, not spread.
 _ROUNDING = 1e-9
-# Below so many units no two methods are told apart: even if one wins in all of them, five signs have 2 / 2⁵ > 5 %.
+# Below so many units no two methods are told apart: five signs that agree have 2 / 2⁵ > 5 %.
 _LEAST = 6
 
 
