@@ -30,7 +30,7 @@ from harness.machine import environment
 from harness.maps import KeptParts, save_maps, save_parts
 from harness.measure import PeakMemory, Stopwatch, count_parameters
 from harness.method import Epoch, Images, Method, Prediction, TrainingData
-from harness.metrics import METRICS_VERSION, image_metrics
+from harness.metrics import METRICS_VERSIONS, image_metrics
 from harness.operating import Operating
 from harness.protocols import PATIENCE
 from harness.provision import make_setup
@@ -137,7 +137,7 @@ def common(task: RunTask) -> dict[str, Any]:
         "key": task.key,
         "spec": task.spec,
         "identity": task.identity,
-        "fingerprint": fingerprint(task.spec, task.identity, METRICS_VERSION),
+        "fingerprint": fingerprint(task.spec, task.identity, METRICS_VERSIONS[task.spec.evaluate]),
         "categories": list(task.categories),
         "split_categories": {k: list(v) for k, v in (task.split_categories or {}).items()},
         "environment": environment(torch.device(task.device)),

@@ -25,11 +25,11 @@ from pydantic import (
     field_validator,
 )
 
-from harness.dataset import Card, Sample
+from harness.dataset import NORMAL, Card, Sample
 from harness.errors import UserError
 from harness.files import read_bounded
 from harness.images import image_size, in_threads, read_image, read_mask
-from harness.metrics import check_finite, split_metrics
+from harness.metrics import check_finite, image_metrics, split_metrics
 from harness.spec import KINDS_MEAN
 from harness.spro import Annotated, Annotation, saturation_area, split_spro
 
@@ -45,7 +45,7 @@ class Defect(BaseModel):
         pixel_value: the value of its pixels in a mask.
         relative_saturation: whether the threshold is a share of the annotation's area.
         saturation_threshold: area from which on the defect counts as found in full: a share in (0, 1], or
-            pixels.
+            a whole number of pixels, 1 or more.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
@@ -60,6 +60,8 @@ class Defect(BaseModel):
     def _share(cls, value: float, info: ValidationInfo) -> float:
         if info.data.get("relative_saturation") and value > 1:
             raise ValueError(f"a share of the area cannot be {value:g}")
+        if info.data.get("relative_saturation") is False and value != int(value):
+            raise ValueError(f"a number of pixels cannot be {value:g}")
         return value
 
 
@@ -178,13 +180,16 @@ class Native:
         splits: Sequence[str],
         kinds: Sequence[str],
     ) -> dict[str, dict[str, float]]:
-        """Returns all metrics, and where there is a table of defects sPRO too.
+        """Returns all metrics, and where there is a table of defects those of LOCO's official code too.
+
+        These are sPRO, and ``map_max_auroc``: the image AUROC of the maxima of the maps of native size. The
+        other image metrics are of the method's own scores.
 
         Args:
             scores: ``[N]``.
             maps: ``[N, S, S]``, of the input's size.
             splits: kinds of anomalies that the category has, as for ``split_metrics``.
-            kinds: those that it should have; sPRO is undefined in the mean where one of them is missing.
+            kinds: those that it should have; what is official is undefined in the mean where one is missing.
         """
         # Where maps are made smaller, a single bad value might not be seen any more.
         check_finite(maps, "anomaly map")
@@ -192,9 +197,23 @@ class Native:
         found = split_metrics(scores, native, [sample.kind for sample in self._samples], self.masks, splits)
         if self._table and kinds:
             spro = split_spro(self._annotated(native), kinds)
-            found[KINDS_MEAN] = spro.pop("mean")
+            auroc = self._auroc_of_maxima(native, ["all", *kinds])
+            mean = sum(auroc[kind] for kind in kinds) / len(kinds)
+            found[KINDS_MEAN] = {"map_max_auroc": mean} | spro.pop("mean")
+            found["all"]["map_max_auroc"] = auroc["all"]
             for split in set(spro) & set(splits):
-                found[split] |= spro[split]
+                found[split] |= {"map_max_auroc": auroc[split]} | spro[split]
+        return found
+
+    def _auroc_of_maxima(
+        self, native: Sequence[NDArray[np.float32]], splits: Sequence[str]
+    ) -> dict[str, float]:
+        maxima = np.array([one.max() for one in native])
+        kinds = np.array([sample.kind for sample in self._samples])
+        found = {}
+        for split in splits:
+            rows = (kinds == NORMAL) | (kinds == split) | (split == "all")
+            found[split] = image_metrics(maxima[rows], kinds[rows] != NORMAL)["image_auroc"]
         return found
 
     def _mask(self, index: int) -> NDArray[np.uint8]:

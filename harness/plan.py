@@ -24,7 +24,7 @@ from harness.errors import UserError, nearest
 from harness.execute import RunTask
 from harness.grid import combinations
 from harness.images import data_fingerprint
-from harness.metrics import METRICS_VERSION
+from harness.metrics import METRICS_VERSIONS
 from harness.native import read_defects
 from harness.registry import MethodName, source_hash
 from harness.roles import assign, sizes
@@ -312,13 +312,13 @@ def _plan(tasks: tuple[RunTask, ...], options: Options, folder: Folder) -> Plan:
         planned_on[task.key] = ended.state
         if ended.damage:
             damaged.append((record_path(options.results, task.spec, task.key), ended.damage))
-        elif _keep(ended, seen.kept(task.spec, task.key, task.keep), options.overwrite):
+        elif _keep(task, ended, seen.kept(task.spec, task.key, task.keep), options.overwrite):
             done.add(task.key)
     seen.remember()
     return Plan(tasks, frozenset(done), tuple(damaged), planned_on)
 
 
-def _keep(ended: Ended, complete: bool, overwrite: Overwrite) -> bool:
+def _keep(task: RunTask, ended: Ended, complete: bool, overwrite: Overwrite) -> bool:
     """Whether a run is not done again, see :attr:`Options.overwrite`."""
     match overwrite:
         case "never":
@@ -326,6 +326,7 @@ def _keep(ended: Ended, complete: bool, overwrite: Overwrite) -> bool:
         case "failed":
             return ended.outcome == "ok" and complete
         case "stale":
-            return ended.outcome == "ok" and complete and ended.metrics_version == METRICS_VERSION
+            current = ended.metrics_version == METRICS_VERSIONS[task.spec.evaluate]
+            return ended.outcome == "ok" and complete and current
         case "always":
             return False

@@ -17,7 +17,7 @@ from harness.errors import UserError
 from harness.evaluate import Metrics, Truth, evaluate, read_truth
 from harness.images import data_fingerprint
 from harness.maps import DamagedMapsError, load_maps
-from harness.metrics import METRICS_VERSION
+from harness.metrics import METRICS_VERSIONS
 from harness.roles import remaining, scored
 from harness.spec import PROTOCOLS, Evaluate, IncompleteBatches, RunRecord, RunSpec
 from harness.store import cannot_write, prepare, read_record, record_files, replace_record
@@ -120,8 +120,9 @@ def rescore(
             spec = old.spec
             if old.identity.data != on_disk(spec.dataset, spec.category)[2]:
                 raise _RefusedError("its category's files on disk are not those that it was made from")
-            if only and old.fingerprint.metrics_version != METRICS_VERSION:
-                versions = f"{old.fingerprint.metrics_version}, these of {METRICS_VERSION}"
+            version = METRICS_VERSIONS[spec.evaluate]
+            if only and old.fingerprint.metrics_version != version:
+                versions = f"{old.fingerprint.metrics_version}, these of {version}"
                 raise _RefusedError(f"its metrics are of version {versions}: leave out --metrics")
             if spec.protocol not in PROTOCOLS:
                 raise _RefusedError(f"its protocol '{spec.protocol}' is unknown")
@@ -137,7 +138,7 @@ def rescore(
             continue
         if only:
             metrics = _replaced(old.metrics, metrics, only)
-        fingerprint = old.fingerprint.model_copy(update={"metrics_version": METRICS_VERSION})
+        fingerprint = old.fingerprint.model_copy(update={"metrics_version": version})
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         new = old.model_copy(update={"metrics": metrics, "fingerprint": fingerprint, "rescored": now})
         if write:

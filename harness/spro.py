@@ -5,7 +5,7 @@ Localization", IJCV 2022. An annotation A with saturation area s counts as found
 pixels are: its sPRO at a threshold is min(#(A ∩ P) / s, 1). The mean over all annotations is integrated
 against the false-positive rate over the pixels that are in no annotation, up to a limit L, and divided by L.
 
-Nothing is binned. The k-th highest pixel of an annotation raises its sPRO by clip(s − (k − 1), 0, 1) / s. The
+Nothing is binned. The k-th highest pixel of an annotation raises its sPRO by 1 / s while k ≤ s. The
 area under a rise depends only on the value at which it happens, so that pixels of equal value, whose order is
 arbitrary, add up to the rise of their group; each rise is weighed by g as in :mod:`harness.metrics`.
 """
@@ -35,11 +35,11 @@ class Annotation:
 
     Attributes:
         mask: ``[H, W]``, non-zero inside; not empty.
-        saturation: area in pixels from which on it counts as found in full, in (0, area of the mask].
+        saturation: pixels from which on it counts as found in full, from 1 to those of the mask.
     """
 
     mask: NDArray[np.bool_] | NDArray[np.uint8]
-    saturation: float
+    saturation: int
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,18 @@ class Annotated:
     annotations: Sequence[Annotation] = ()
 
 
-def saturation_area(area: int, threshold: float, relative: bool) -> float:
-    """Returns the saturation area in pixels of an annotation of ``area`` pixels.
+def saturation_area(area: int, threshold: float, relative: bool) -> int:
+    """Returns the saturation area in whole pixels of an annotation of ``area`` pixels.
+
+    A share is rounded down, as by MVTec's code (``int(threshold * area)``). Where that leaves no pixel their
+    sPRO is 0 / 0 until the annotation is found; here one pixel of it has to be found.
 
     Args:
         area: pixels of the annotation.
-        threshold: a share of the area where ``relative``, else a number of pixels.
+        threshold: a share of the area where ``relative``, else a number of pixels, 1 or more.
         relative: which of both.
     """
-    return threshold * area if relative else min(threshold, area)
+    return max(1, int(threshold * area)) if relative else min(int(threshold), area)
 
 
 def split_spro(
@@ -137,11 +140,10 @@ class _Group:
                 raise ValueError(f"image {index}: map {values.shape} and annotation {mask.shape} differ")
             inside = np.sort(values[mask])[::-1]
             s = annotation.saturation
-            if not 0 < s <= len(inside):
-                raise ValueError(f"image {index}: saturation {s} is not in (0, {len(inside)}]")
-            count = math.ceil(s)
-            self.values.append(inside[:count].copy())
-            self.rises.append(np.clip(s - np.arange(count), 0, 1) / s)
+            if not 1 <= s <= len(inside):
+                raise ValueError(f"image {index}: saturation {s} is not in 1 to {len(inside)}")
+            self.values.append(inside[:s].copy())
+            self.rises.append(np.full(s, 1 / s))
             self.annotations += 1
             normal &= ~mask
         self._waiting.append(values[normal])

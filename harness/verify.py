@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from harness.dataset import NORMAL
 from harness.maps import DamagedMapsError, load_maps
-from harness.metrics import METRICS_VERSION
+from harness.metrics import METRICS_VERSIONS
 from harness.protocols import PUBLISHED_BATCH, unfilled
 from harness.spec import KINDS_MEAN, PROTOCOLS, RunRecord, checksum, fingerprint, run_key
 from harness.store import Folder, file_names, parse_record, record_names, record_path
@@ -118,8 +118,9 @@ def _fingerprint(record: RunRecord) -> Iterator[str]:
         yield f"has the protocol '{record.spec.protocol}', which there is not"
     elif record.fingerprint != fingerprint(record.spec, record.identity, version):
         yield "has not the fingerprint of its run"
-    if not 1 <= version <= METRICS_VERSION:
-        yield f"has metrics of version {version}; there are 1 to {METRICS_VERSION}"
+    newest = METRICS_VERSIONS[record.spec.evaluate]
+    if not 1 <= version <= newest:
+        yield f"has metrics of version {version}; there are 1 to {newest}"
 
 
 def _counts(record: RunRecord) -> Iterator[str]:

@@ -35,6 +35,7 @@ METRICS: Mapping[str, str] = {
     "image_f1max": "Image F1-max",
     "pixel_ap": "Pixel AP",
     "pixel_f1max": "Pixel F1-max",
+    "map_max_auroc": "Image AUROC of the maps' maxima",
     "spro_0.05": "sPRO (FPR ≤ 0.05)",
     "spro_0.01": "sPRO (FPR ≤ 0.01)",
     "spro_0.1": "sPRO (FPR ≤ 0.1)",
@@ -107,9 +108,13 @@ class Ranking:
         return {split: tuple(c for c in self.categories if c in some) for split, some in named.items()}
 
     def metrics(self, split: str) -> tuple[str, ...]:
-        """The metrics of a split: sPRO where some record has it; in the mean over the kinds nothing else."""
+        """The metrics of a split: LOCO's where some record has them; in the mean over the kinds no others."""
         there = self._metrics.get(split, set())
-        return tuple(m for m in METRICS if m in there or not (split == KINDS_MEAN or m.startswith("spro_")))
+        return tuple(
+            m
+            for m in METRICS
+            if m in there or not (split == KINDS_MEAN or m.startswith(("spro_", "map_max_")))
+        )
 
     @cached_property
     def _metrics(self) -> dict[str, set[str]]:

@@ -26,6 +26,8 @@ LEVEL = 0.95
 _ALPHA = 1 - LEVEL
 # Percent points below which a standard deviation is rounding, not spread.
 _ROUNDING = 1e-9
+# Below so many units no two methods are told apart: five signs that agree have 2 / 2⁵ > 5 %.
+_LEAST = 6
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,10 @@ def units(scores: Array) -> Array:
 
 
 def compare(scores: Array) -> Comparison | None:
-    """Compares methods over scores [M, C, S]; ``None`` for one category with one seed."""
+    """Compares methods over scores [M, C, S]; ``None`` for one category with one seed.
+
+    Below six units every p-value is 1: scores are discrete, and a few can agree by chance.
+    """
     values = units(scores)
     count, size = values.shape
     if size < 2:
@@ -107,8 +112,9 @@ def compare(scores: Array) -> Comparison | None:
     mean, error = gaps.mean(axis=-1), gaps.std(axis=-1, ddof=1) / np.sqrt(size)
     safe = np.where(error > _ROUNDING, error, 1.0)
     raw = 2 * stats.t.sf(np.abs(mean) / safe, size - 1)
-    # Differences without any spread: equal, or different by a constant.
-    raw = np.where(error > _ROUNDING, raw, np.where(np.abs(mean) > _ROUNDING, 0.0, 1.0))
+    # Of differences without any spread only their signs say something: all alike, of 2ⁿ equally likely ones.
+    signs = np.where(np.abs(mean) > _ROUNDING, 2.0 ** (1 - size), 1.0)
+    raw = np.where(error > _ROUNDING, raw, signs) if size >= _LEAST else np.ones_like(mean)
     p = _holm_pairs(raw)
     means = estimate(values)
     best = int(means.mean.argmax())

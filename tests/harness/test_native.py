@@ -65,7 +65,7 @@ DEFECTS: list[dict[str, Any]] = [
     {
         "defect_name": "missing",
         "pixel_value": 255,
-        "saturation_threshold": 40.5,
+        "saturation_threshold": 40,
         "relative_saturation": False,
     },
     {
@@ -143,7 +143,7 @@ def directly(place: Path, record: RunRecord) -> list[Annotated]:
             for value, y, x, side in given:
                 mask = np.zeros(size, bool)
                 mask[y : y + side, x : x + side] = True
-                area = 0.7 * side * side if value == 254 else min(40.5, side * side)
+                area = int(0.7 * side * side) if value == 254 else min(40, side * side)
                 annotations.append(Annotation(mask, area))
             upsampled = cv2.resize(next(maps), size[::-1], interpolation=cv2.INTER_LINEAR)
             name = "normal" if kind == "good" else kind.removesuffix("_anomalies")
@@ -171,7 +171,14 @@ def test_a_run_has_the_metrics_of_native_size(place: Path) -> None:
         assert 0 < expected["aupro"] < 1
     spro = split_spro(images, ["structural", "logical"])
     names = [f"spro_{limit:g}" for limit in LIMITS]
-    assert record.metrics["kinds_mean"] == pytest.approx(spro["mean"], abs=1e-12)
+    official = record.metrics["kinds_mean"]
+    assert {n: official[n] for n in names} == pytest.approx(spro["mean"], abs=1e-12)
+    for split in ("all", "logical", "structural"):
+        chosen = [i for i in images if split == "all" or i.kind in ("normal", split)]
+        expected = roc_auc_score([i.kind != "normal" for i in chosen], [i.map.max() for i in chosen])
+        assert record.metrics[split]["map_max_auroc"] == pytest.approx(expected, abs=1e-12)
+    kinds = [record.metrics[split]["map_max_auroc"] or 0.0 for split in ("logical", "structural")]
+    assert official["map_max_auroc"] == pytest.approx(sum(kinds) / 2, abs=1e-12)
     for split in ("structural", "logical"):
         assert {n: record.metrics[split][n] for n in names} == pytest.approx(spro[split], abs=1e-12)
     assert 0 < spro["mean"]["spro_0.05"] < 1
@@ -196,7 +203,9 @@ def test_native_and_input_are_kept_and_ranked_apart(place: Path) -> None:
     spro = [row for row in rows if "spro_0.05" in row]
     assert all(native.fingerprint.short() in row for row in spro)
     assert {row.split(",")[2] for row in spro} == {"kinds_mean", "logical", "structural"}
-    assert not [row for row in rows if ",kinds_mean," in row and ",spro_" not in row]
+    assert not [
+        row for row in rows if ",kinds_mean," in row and ",spro_" not in row and ",map_max_auroc," not in row
+    ]
     page = (place / "report" / "index.html").read_text()
     assert page.count('<section class="ranking" id="own-') == 2
     assert "Mean over the kinds of anomalies" in page
@@ -239,7 +248,7 @@ def test_another_table_of_defects_is_another_run_and_leaves_the_old_one_out(plac
         write_record(place / "results", record)
     write(place / "results", place / "report")
     table = (place / "report" / "leaderboard.csv").read_text()
-    assert table.count(",mean,kinds_mean,") == len(LIMITS)
+    assert table.count(",mean,kinds_mean,") == len(LIMITS) + 1
     assert usual.fingerprint.short() in table
 
 

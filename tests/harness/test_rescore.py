@@ -145,7 +145,7 @@ def test_the_runs_own_metrics_come_out_again(
     for path, record in before.items():
         assert len(np.unique(load_maps(path.with_suffix(".maps.safetensors"))[0])) > 1 << 15
         spoil(path, metrics={"all": dict.fromkeys(record.metrics["all"], 0.5)})
-    monkeypatch.setattr(module, "METRICS_VERSION", 7)
+    monkeypatch.setattr(module, "METRICS_VERSIONS", {"input": 7, "native": 7})
     done = rescore()
     assert done.exit_code == 0, done.output
     assert done.output.count("metrics version 1 → 7") == 4
@@ -187,7 +187,7 @@ def test_some_metrics_alone_need_a_name_and_the_same_version(
     done = rescore("--metrics", "auc")
     assert done.exit_code == 2
     assert "There is no metric 'auc': --metrics takes image_auroc" in done.output
-    monkeypatch.setattr(module, "METRICS_VERSION", 7)
+    monkeypatch.setattr(module, "METRICS_VERSIONS", {"input": 7, "native": 7})
     done = rescore("--metrics", "aupro")
     assert done.exit_code == 1
     assert done.output.count("its metrics are of version 1, these of 7: leave out --metrics") == 4

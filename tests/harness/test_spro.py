@@ -37,7 +37,7 @@ def slow_spro(images: list[Annotated], limit: float) -> float:
 
 
 def made(seed: int, levels: int) -> list[Annotated]:
-    """Images of different sizes; annotations overlap, saturate absolutely, relatively and fractionally."""
+    """Images of different sizes; annotations overlap, saturate absolutely and relatively."""
     rng = np.random.default_rng(seed)
     images = []
     for kind in ["normal", "structural", "logical", "normal", "logical", "structural", "other"]:
@@ -77,7 +77,7 @@ def test_equals_the_definition(seed: int, levels: int, monkeypatch: pytest.Monke
         assert again[split] == pytest.approx(values, abs=1e-12)
 
 
-def one(values: list[float], *annotations: tuple[list[int], float]) -> float:
+def one(values: list[float], *annotations: tuple[list[int], int]) -> float:
     """sPRO to the limit 1 of an image of one row."""
     marks = [Annotation(np.array([mask], np.uint8), s) for mask, s in annotations]
     images = [Annotated(np.array([values], np.float32), "logical", marks)]
@@ -97,6 +97,8 @@ def test_by_hand() -> None:
     assert one([9, 0, 5, 5], ([1, 0, 0, 0], 1), ([1, 1, 0, 0], 2)) == 0.75
     # A constant map is a straight line, saturated or not.
     assert one([1, 1, 1, 1], ([1, 1, 0, 0], 1)) == 0.5
+    assert saturation_area(10, 0.79, True) == 7
+    assert saturation_area(1, 0.5, True) == 1
     assert saturation_area(10, 50, False) == 10
     assert saturation_area(10, 4, False) == 4
 
@@ -117,8 +119,8 @@ def test_undefined_is_nan() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     values, mask = np.zeros((2, 2), np.float32), np.eye(2, dtype=np.uint8)
-    for saturation in (0, 3, math.nan):
-        with pytest.raises(ValueError, match=r"image 0: saturation .* is not in \(0, 2\]"):
+    for saturation in (0, 3):
+        with pytest.raises(ValueError, match=r"image 0: saturation .* is not in 1 to 2"):
             split_spro([Annotated(values, "logical", [Annotation(mask, saturation)])], ["logical"])
     with pytest.raises(ValueError, match=r"image 0: map .* differ"):
         split_spro([Annotated(values, "logical", [Annotation(mask[:1], 1)])], ["logical"])
