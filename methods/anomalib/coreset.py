@@ -53,10 +53,29 @@ def greedy_coreset(X: Tensor, count: int, start: int) -> Tensor:
     """
     picks = torch.empty(count, dtype=torch.long, device=X.device)
     picks[0] = start
-    bound = torch.linalg.norm(X - X[start], dim=1)
-    seen = torch.ones(len(X), dtype=torch.long, device=X.device)
+    return _fill(X, picks, 1, torch.linalg.norm(X - X[start], dim=1))
+
+
+def greedy_coreset_from(X: Tensor, count: int, bound: Tensor) -> Tensor:
+    """Selects rows one by one, each the one with the largest bound or distance to those already selected.
+
+    Args:
+        X: float ``[N, d]``.
+        count: how many to select, at most N.
+        bound: float ``[N]``; no row counts as farther than this, whatever has been selected.
+
+    Returns:
+        Indices ``[count]`` in the order of selection. Among equally far rows any may come first.
+    """
+    picks = torch.empty(count, dtype=torch.long, device=X.device)
+    return _fill(X, picks, 0, bound.clone())
+
+
+def _fill(X: Tensor, picks: Tensor, done: int, bound: Tensor) -> Tensor:
+    """Completes ``picks`` after the first ``done``; ``bound`` is each row's distance to those, or less."""
+    count = len(picks)
+    seen = torch.full((len(X),), done, dtype=torch.long, device=X.device)
     size = min(WORKING, len(X))
-    done = 1
     while done < count:
         top = bound.topk(min(size + 1, len(X)))
         rows = top.indices[:size]
