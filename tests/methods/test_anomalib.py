@@ -26,7 +26,7 @@ from methods.anomalib.fastflow import FastFlow
 from methods.anomalib.padim import PaDiM, fit_gaussians
 from methods.anomalib.patchcore import PatchCore, PatchCoreConfig
 from methods.anomalib.reverse_distillation import ReverseDistillation
-from tests.bench.engine import LAYERS, by_engine, engine_module, pictures
+from tests.bench.engine import LAYERS, by_engine, engine_module, pictures, same_draws
 from tests.methods.interruption import assert_resumes_to_the_same_bits
 
 pytest.importorskip("anomalib", reason="the extra 'anomalib' is not installed")
@@ -446,38 +446,6 @@ def test_optimisers_differ_from_anomalibs_only_where_documented(lite: Setup) -> 
 
 
 # Parity with anomalib's Engine: the same weights, channels, projection and first pick
-
-
-def same_draws(name: str, module: Any, method: Method, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gives the Engine's model what ours draws; the selection itself stays theirs."""
-    from anomalib.models.components import KCenterGreedy
-    from anomalib.models.image.patchcore import torch_model
-
-    if name == "padim":
-        module.model.idx = method.state_dict()["channels"]
-        return
-    assert isinstance(method, PatchCore)
-    features = sum(shape[0] for shape in method._maps.shapes)
-    rows = count * method._maps.shapes[0][1] ** 2
-    generator = torch.Generator().manual_seed(0)
-    projection = sparse_projection(rows, features, generator)
-    start = torch.randint(rows, (1,), generator=generator)
-
-    class Projection:
-        def fit(self, _: Tensor) -> None: ...
-
-        def transform(self, x: Tensor) -> Tensor:
-            return x @ projection
-
-    class Greedy(KCenterGreedy):  # type: ignore[misc]
-        def select_coreset_idxs(self) -> list[int]:
-            self.model = Projection()
-            with monkeypatch.context() as patch:
-                patch.setattr(torch, "randint", lambda **_: start)
-                picks: list[int] = super().select_coreset_idxs()
-            return picks
-
-    monkeypatch.setattr(torch_model, "KCenterGreedy", Greedy)
 
 
 def both(

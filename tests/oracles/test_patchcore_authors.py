@@ -115,7 +115,8 @@ def test_the_coreset(monkeypatch: pytest.MonkeyPatch, agree: Agree) -> None:
 def test_scores_and_maps(monkeypatch: pytest.MonkeyPatch, agree: Agree) -> None:
     method = fitted(monkeypatch)
     rows = method._embed(queries()).flatten(0, 2)
-    distances = method._memory.distances(rows)  # type: ignore[union-attr]
+    assert isinstance(method._memory, AuthorsMemory)
+    distances = method._memory.distances(rows)
     agree(
         SUBJECT, "squared distances of patches", ORACLE, against(GOLDEN["squared_distances"], distances), 1e-5
     )
