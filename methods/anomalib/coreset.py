@@ -4,7 +4,8 @@ O. Sener, S. Savarese, "Active Learning for Convolutional Neural Networks: A Cor
 algorithm 1, as PatchCore uses it (paper, section 3.2): the next pick is always the row farthest from its
 nearest pick so far. anomalib measures every row against every new pick. Here a row's last known distance is
 kept as an upper bound, since picks only bring it down, and a row is measured again only when its bound is
-among the largest. Distances are computed as anomalib computes them, so that the picks are the same.
+among the largest. Distances are computed as anomalib computes them, so that the picks are the same. The
+authors' code begins with another bound instead of a first pick, and goes on alike.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def sparse_projection(rows: int, features: int, generator: torch.Generator, eps:
         rows: number of vectors that will be projected.
         features: their length.
         generator: draws the entries.
-        eps: allowed distortion; PatchCore takes 0.9 (paper, section 3.2).
+        eps: allowed distortion; anomalib takes 0.9 for PatchCore.
 
     Returns:
         float32 ``[features, components]``.
