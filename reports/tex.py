@@ -77,6 +77,8 @@ _LIGATURES = {"--", "``", "''", ",,", "?`", "!`"}
 _FONTS = re.compile(r"\\(?:textbf|underline|texttt|textsuperscript|emph|scriptsize|allowbreak)\b ?")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?: ± \d+(?:\.\d+)?)?")
 _LINE, _NAME, _ROW = 16, 56, 40
+# What a line of a name may end after; parameters in brackets begin one.
+_WORDS = re.compile(r"\[*[^_ ,=\[-]*[_ ,=-]|\[*[^_ ,=\[-]+|\[+")
 # What a table may be made smaller by, and how high it may be in points: less than a page, for its caption.
 _SMALLEST, _PAGE = 0.75, 570
 
@@ -187,7 +189,7 @@ def head(name: str, notes: Notes, cite: str = "") -> str:
     lines, mark = [""], ""
     if width(escape(name)) > _NAME:
         name, mark = _cut(name, _NAME // 2), notes.mark(name)
-    for word in re.findall(r"[^_ -]*[_ -]|[^_ -]+", name):
+    for word in _WORDS.findall(name):
         if lines[-1] and width(escape(lines[-1] + word)) > _LINE:
             lines.append("")
         if width(escape(lines[-1] + word)) <= _LINE + 4:

@@ -4,7 +4,8 @@ O. Sener, S. Savarese, "Active Learning for Convolutional Neural Networks: A Cor
 algorithm 1, as PatchCore uses it (paper, section 3.2): the next pick is always the row farthest from its
 nearest pick so far. anomalib measures every row against every new pick. Here a row's last known distance is
 kept as an upper bound, since picks only bring it down, and a row is measured again only when its bound is
-among the largest. Distances are computed as anomalib computes them, so that the picks are the same.
+among the largest. Distances are computed as anomalib computes them, so that the picks are the same. The
+authors' code begins with another bound instead of a first pick, and goes on alike.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def sparse_projection(rows: int, features: int, generator: torch.Generator, eps:
         rows: number of vectors that will be projected.
         features: their length.
         generator: draws the entries.
-        eps: allowed distortion; PatchCore takes 0.9 (paper, section 3.2).
+        eps: allowed distortion; anomalib takes 0.9 for PatchCore.
 
     Returns:
         float32 ``[features, components]``.
@@ -53,10 +54,29 @@ def greedy_coreset(X: Tensor, count: int, start: int) -> Tensor:
     """
     picks = torch.empty(count, dtype=torch.long, device=X.device)
     picks[0] = start
-    bound = torch.linalg.norm(X - X[start], dim=1)
-    seen = torch.ones(len(X), dtype=torch.long, device=X.device)
+    return _fill(X, picks, 1, torch.linalg.norm(X - X[start], dim=1))
+
+
+def greedy_coreset_from(X: Tensor, count: int, bound: Tensor) -> Tensor:
+    """Selects rows one by one, each the one with the largest bound or distance to those already selected.
+
+    Args:
+        X: float ``[N, d]``.
+        count: how many to select, at most N.
+        bound: float ``[N]``; no row counts as farther than this, whatever has been selected.
+
+    Returns:
+        Indices ``[count]`` in the order of selection. Among equally far rows any may come first.
+    """
+    picks = torch.empty(count, dtype=torch.long, device=X.device)
+    return _fill(X, picks, 0, bound.clone())
+
+
+def _fill(X: Tensor, picks: Tensor, done: int, bound: Tensor) -> Tensor:
+    """Completes ``picks`` after the first ``done``; ``bound`` is each row's distance to those, or less."""
+    count = len(picks)
+    seen = torch.full((len(X),), done, dtype=torch.long, device=X.device)
     size = min(WORKING, len(X))
-    done = 1
     while done < count:
         top = bound.topk(min(size + 1, len(X)))
         rows = top.indices[:size]

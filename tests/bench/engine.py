@@ -18,12 +18,14 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.method import Images, Setup, TrainingData
 from harness.weights import find_weights, load_features
+from methods.anomalib.coreset import sparse_projection
 from methods.anomalib.padim import PaDiM, PaDiMConfig
 from methods.anomalib.patchcore import PatchCore, PatchCoreConfig
 from tests.bench.pairs import Pair
@@ -96,6 +98,45 @@ def engine_module(name: str, ours: Any, backbone: str, size: int, channels: int 
     )
     module.model.feature_extractor.feature_extractor.load_state_dict(ours.network.state_dict())
     return module
+
+
+def same_draws(name: str, module: Any, method: Any, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives the Engine's model what ``method`` of ours draws with seed 0; the selection itself stays theirs.
+
+    Args:
+        name: padim or patchcore.
+        module: the Engine's.
+        method: ours; fitted, where its state holds what it drew.
+        count: number of training images.
+        monkeypatch: pytest's.
+    """
+    from anomalib.models.components import KCenterGreedy
+    from anomalib.models.image.patchcore import torch_model
+
+    if name == "padim":
+        module.model.idx = method.state_dict()["channels"]
+        return
+    features = sum(shape[0] for shape in method._maps.shapes)
+    rows = count * method._maps.shapes[0][1] ** 2
+    generator = torch.Generator().manual_seed(0)
+    projection = sparse_projection(rows, features, generator)
+    start = torch.randint(rows, (1,), generator=generator)
+
+    class Projection:
+        def fit(self, _: Tensor) -> None: ...
+
+        def transform(self, x: Tensor) -> Tensor:
+            return x @ projection
+
+    class Greedy(KCenterGreedy):  # type: ignore[misc]
+        def select_coreset_idxs(self) -> list[int]:
+            self.model = Projection()
+            with monkeypatch.context() as patch:
+                patch.setattr(torch, "randint", lambda **_: start)
+                picks: list[int] = super().select_coreset_idxs()
+            return picks
+
+    monkeypatch.setattr(torch_model, "KCenterGreedy", Greedy)
 
 
 def by_engine(module: Any, train: Images, test: Images, folder: Path) -> tuple[Tensor, Tensor]:

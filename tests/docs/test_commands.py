@@ -40,6 +40,8 @@ SMALLER = {
     "bench run --methods all --datasets mvtec_loco --data-root ~/data": f"--categories breakfast_box {ALL}",
     "bench run --methods ulsad,patchcore --datasets mpdd --categories metal_plate --backbone "
     "tf_efficientnet_lite0": ULSAD,
+    'bench run --methods "patchcore,patchcore[variant=authors],patchcore[neighbours=1]" --datasets mpdd '
+    "--categories metal_plate --backbone tf_efficientnet_lite0": TINY,
     "bench run --suite paper --protocol strict,paper": f"--methods ulsad {METAL} {ULSAD}",
     "bench run --methods all --datasets mvtec_loco --evaluate native": "--methods ulsad,padim "
     f"--categories breakfast_box {ULSAD}",

@@ -21,12 +21,12 @@ from harness.weights import find_weights, load_features
 from methods.anomalib import cflow as cflow_module
 from methods.anomalib.base import CentreCrop, FeatureMaps
 from methods.anomalib.cflow import CFlow, learning_rate
-from methods.anomalib.coreset import greedy_coreset, sparse_projection
+from methods.anomalib.coreset import greedy_coreset, greedy_coreset_from, sparse_projection
 from methods.anomalib.fastflow import FastFlow
 from methods.anomalib.padim import PaDiM, fit_gaussians
-from methods.anomalib.patchcore import PatchCore
+from methods.anomalib.patchcore import PatchCore, PatchCoreConfig
 from methods.anomalib.reverse_distillation import ReverseDistillation
-from tests.bench.engine import LAYERS, by_engine, engine_module, pictures
+from tests.bench.engine import LAYERS, by_engine, engine_module, pictures, same_draws
 from tests.methods.interruption import assert_resumes_to_the_same_bits
 
 pytest.importorskip("anomalib", reason="the extra 'anomalib' is not installed")
@@ -35,6 +35,7 @@ LITE = "tf_efficientnet_lite0"
 SIZE = 64
 METHODS: dict[str, tuple[type[Method], dict[str, object]]] = {
     "patchcore": (PatchCore, {}),
+    "patchcore, authors": (PatchCore, {"variant": "authors"}),
     "padim": (PaDiM, {"channels": 40}),
     "cflow": (CFlow, {"epochs": 2, "sub_epochs": 1, "permute_soft": False, "fibre_batch": 32, "lr": 2e-3}),
     "fastflow": (FastFlow, {"epochs": 2, "batch_size": 4, "flow_steps": 2}),
@@ -169,7 +170,7 @@ def test_needs_are_declared_without_importing_anomalib(name: str) -> None:
 
 def test_unfitted_methods_say_so(lite: Setup) -> None:
     batch = Images(textured(1)).batch([0])
-    for name in ("padim", "patchcore"):
+    for name in ("padim", "patchcore", "patchcore, authors"):
         with pytest.raises(RuntimeError, match="before fit"):
             build(name, lite).predict(batch)
 
@@ -234,6 +235,48 @@ def test_coreset_picks_are_anomalibs(rows: int, kind: str, monkeypatch: pytest.M
 def test_coreset_of_more_picks_than_distinct_rows_ends() -> None:
     X = torch.arange(3.0).repeat(700)[:, None]
     assert {int(X[i]) for i in greedy_coreset(X, 10, 0)} == {0, 1, 2}
+    assert {int(X[i]) for i in greedy_coreset_from(X, 10, X[:, 0] + 1)} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("rows", [300, 5000])
+def test_coreset_picks_below_a_bound_are_the_plain_loops(rows: int) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    X = torch.randn(rows, 48, generator=generator)
+    bound = torch.cdist(X, X[:10]).mean(dim=1)
+    nearest, expected = bound, []
+    for _ in range(rows // 10):
+        expected.append(int(nearest.argmax()))
+        nearest = torch.minimum(nearest, torch.linalg.norm(X - X[expected[-1]], dim=1))
+    given = bound.clone()
+    assert greedy_coreset_from(X, rows // 10, bound).tolist() == expected
+    assert torch.equal(bound, given)
+
+
+def test_the_authors_variant_has_its_own_defaults_and_needs() -> None:
+    assert PatchCoreConfig().neighbours == 9
+    theirs = PatchCoreConfig.model_validate({"variant": "authors"})
+    assert theirs.neighbours == 1
+    assert PatchCoreConfig(variant="authors", neighbours=3).neighbours == 3
+    needs = PatchCore.needs(theirs)
+    assert (needs.modules, needs.extra) == ((), "")
+    assert set(needs.backbones) == {"wide_resnet50_2.tv_in1k"}
+    with pytest.raises(ValueError, match="leave 'upsample' away"):
+        PatchCoreConfig(variant="authors", upsample="nearest")
+
+
+def test_the_authors_variant_runs_without_anomalib() -> None:
+    code = (
+        "import sys; sys.modules['anomalib'] = None; import numpy as np, torch; from pathlib import Path; "
+        "from harness.method import Images, Setup, TrainingData; "
+        "from tests.bench.memory_bank import WideMaps; "
+        "from methods.anomalib.patchcore import PatchCore, PatchCoreConfig; "
+        "setup = Setup(torch.device('cpu'), 64, 0, None, lambda *_: WideMaps(), None, Path()); "
+        "method = PatchCore(PatchCoreConfig(variant='authors'), setup); "
+        "images = Images(np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)); "
+        "method.fit(TrainingData(images, images, 0), lambda _: None); "
+        "assert method.predict(images.batch([0])).map.shape == (1, 64, 64)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 def test_projection_keeps_distances() -> None:
@@ -409,38 +452,6 @@ def test_optimisers_differ_from_anomalibs_only_where_documented(lite: Setup) -> 
 
 
 # Parity with anomalib's Engine: the same weights, channels, projection and first pick
-
-
-def same_draws(name: str, module: Any, method: Method, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gives the Engine's model what ours draws; the selection itself stays theirs."""
-    from anomalib.models.components import KCenterGreedy
-    from anomalib.models.image.patchcore import torch_model
-
-    if name == "padim":
-        module.model.idx = method.state_dict()["channels"]
-        return
-    assert isinstance(method, PatchCore)
-    features = sum(shape[0] for shape in method._maps.shapes)
-    rows = count * method._maps.shapes[0][1] ** 2
-    generator = torch.Generator().manual_seed(0)
-    projection = sparse_projection(rows, features, generator)
-    start = torch.randint(rows, (1,), generator=generator)
-
-    class Projection:
-        def fit(self, _: Tensor) -> None: ...
-
-        def transform(self, x: Tensor) -> Tensor:
-            return x @ projection
-
-    class Greedy(KCenterGreedy):  # type: ignore[misc]
-        def select_coreset_idxs(self) -> list[int]:
-            self.model = Projection()
-            with monkeypatch.context() as patch:
-                patch.setattr(torch, "randint", lambda **_: start)
-                picks: list[int] = super().select_coreset_idxs()
-            return picks
-
-    monkeypatch.setattr(torch_model, "KCenterGreedy", Greedy)
 
 
 def both(

@@ -10,11 +10,12 @@ from click.testing import CliRunner
 from harness.cli.main import main
 from harness.contract.checks import CHECKS, Finding, check, prepare
 from harness.errors import UserError
-from harness.registry import load_method, method_names
+from harness.registry import load_method, method_names, parse_name
 
 BROKEN = Path(__file__).parent / "broken.py"
 BACKBONE = "tf_efficientnet_lite0"
 FAST = {"dfr"}
+VARIANTS = ["patchcore[variant=authors]"]
 # With their stand-ins, so that nothing has to be downloaded, and small.
 SMALL = {
     "draem": "draem[textures=photographs,width=8]",
@@ -107,10 +108,11 @@ def test_the_command() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in method_names()]
+    "name",
+    [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in [*method_names(), *VARIANTS]],
 )
 def test_every_registered_method_keeps_its_contract(name: str) -> None:
-    has_backbone = "backbone" in load_method(name).Config.model_fields
+    has_backbone = "backbone" in load_method(parse_name(name).base).Config.model_fields
     try:
         case = prepare(SMALL.get(name, name), backbone=BACKBONE if has_backbone else "")
     except UserError as missing:

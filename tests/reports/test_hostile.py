@@ -216,6 +216,8 @@ def test_text_is_printed_as_it_is_or_named() -> None:
     assert width(r"\textbf{93.8} {\scriptsize $\pm$ 0.4}") == len("93.8 ± 0.4")
     notes = Notes()
     assert r"reverse\_\\distillation" in head("reverse_distillation", notes)
+    assert r"patchcore\\{}[variant=\\authors]" in head("patchcore[variant=authors]", notes)
+    assert "a[b[" * 6 in head("a[b[" * 6, notes).replace(r"\\", "").replace("{}", "")
     assert head("x" * 300, notes).endswith(r"\textsuperscript{a}\end{tabular}")
     assert notes.texts == ["x" * 300]
 
