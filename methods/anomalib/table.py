@@ -34,7 +34,7 @@ not cropped.
 
 A run asks no hub. `bench prepare` fetches what a model needs, checks it, and each record holds its checksum:
 
-- networks of timm by name, as for every other method ([data](data.md)); their DINOv2 and DINOv3 are timm's too.
+- networks of timm by name, as for every other method ([data](data.md)); DINOv2 and DINOv3 are timm's too.
   Weights of one's own: `anomalib:Stfpm[backbone=resnet18@file:path/to/weights.pth]`;
 - networks of torchvision (Cfa, Csflow, UniNet) as the asset `torchvision-<network>`. The name of such a file
   holds the first eight digits of its SHA-256 sum, which is all that is published;
@@ -46,8 +46,8 @@ only; with pretrained ones every such run failed.
 
 ## What was measured
 
-Made by `nox -s models`. *Measured*: run from end to end on the demo's texture with these parameters, few images
-and a short training, by `pytest -m slow tests/methods/test_every_model.py`; real weights are
+Made by `nox -s models`. *Measured*: run from end to end on the demo's texture with these parameters, few
+images and a short training, by `pytest -m slow tests/methods/test_every_model.py`; real weights are
 EfficientNet-Lite0's of ImageNet. That shows that a model runs with the weights it is given, not how well it
 does. *Length*: of training, where none is set (`epochs`, `steps`). *Contract*: run through the
 [contract test](contract.md) with these parameters and random weights.

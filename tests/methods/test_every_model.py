@@ -73,7 +73,7 @@ def run(name: str, one: Measured, assets: Path, results: Path) -> subprocess.Com
     words += ["--backbone-weights", "none"] if one.weights == "random" else []
     words += ["--results", str(results), "--no-report", "--device", "cpu", "--timeout", str(SECONDS)]
     # An address where nobody listens: a model that asks a hub fails.
-    refuses = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "all_proxy")}
+    refuses = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
     empty = {
         "HF_HOME": str(results / "hf"),
         "TORCH_HOME": str(results / "torch"),
