@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,22 @@ def theirs(name: str, params: dict[str, Any]) -> Any:
     return kind(pre_processor=kind.configure_pre_processor((SIZE, SIZE)), **bare, **params)
 
 
+class Orders:
+    """The order of each epoch: training multiplies what the order changes by rounding.
+
+    Anybody's ``torch.randperm`` of the seed gives it, one after another.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count, self._generator = count, torch.Generator().manual_seed(0)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[int]:
+        yield from torch.randperm(self._count, generator=self._generator).tolist()
+
+
 def by_engine(module: Any, train: Tensor, test: Tensor, epochs: int, folder: Path) -> tuple[Tensor, Tensor]:
     """Fits and predicts with anomalib's Engine, all images in one batch; returns scores and maps."""
     from anomalib.data import ImageItem
@@ -88,16 +104,16 @@ def by_engine(module: Any, train: Tensor, test: Tensor, epochs: int, folder: Pat
 
     logging.disable(logging.WARNING)
 
-    def loader(images: Tensor) -> Any:
+    def loader(images: Tensor, order: Any = None) -> Any:
         items = [ImageItem(image=image.permute(2, 0, 1).float() / 255) for image in images]
-        return DataLoader(items, batch_size=len(items), collate_fn=ImageBatch.collate)  # type: ignore[arg-type]
+        return DataLoader(items, len(items), sampler=order, collate_fn=ImageBatch.collate)  # type: ignore[arg-type]
 
     quiet = {"enable_progress_bar": False, "enable_model_summary": False}
     engine = Engine(
         default_root_dir=folder, accelerator="cpu", devices=1, max_epochs=epochs, logger=False, **quiet
     )
     try:
-        engine.fit(module, train_dataloaders=loader(train))
+        engine.fit(module, train_dataloaders=loader(train, Orders(len(train))))
         found: Any = engine.predict(module, dataloaders=loader(test), return_predictions=True)
     finally:
         logging.disable(logging.NOTSET)
@@ -144,9 +160,9 @@ def test_stfpm_trains_and_scores_as_with_the_engine(agree: Agree, hub: Path) -> 
     moved = max(float((other[name].double() - start[name].double()).abs().max()) for name in start)
     assert moved > 0.1, "the Engine has trained"
     name = "feature_extractor.blocks.2.0.conv_pw.weight"
-    agree("anomalib:Stfpm", "a layer of the trained student", ORACLE, relative(mine[name], other[name]), 1e-3)
-    agree("anomalib:Stfpm", "maps after 3 epochs", ORACLE, relative(found.map, maps), 1e-3)
-    agree("anomalib:Stfpm", "scores after 3 epochs", ORACLE, relative(found.score, scores), 1e-3)
+    agree("anomalib:Stfpm", "a layer of the trained student", ORACLE, relative(mine[name], other[name]), 1e-4)
+    agree("anomalib:Stfpm", "maps after 3 epochs", ORACLE, relative(found.map, maps), 1e-4)
+    agree("anomalib:Stfpm", "scores after 3 epochs", ORACLE, relative(found.score, scores), 1e-4)
 
 
 def test_padim_gathers_and_scores_as_with_the_engine(agree: Agree, hub: Path) -> None:
@@ -160,8 +176,8 @@ def test_padim_gathers_and_scores_as_with_the_engine(agree: Agree, hub: Path) ->
     method, found, module, (scores, maps) = sides("Padim", params, 1, hub, share)
     mine, other = method.module.model.gaussian, module.model.gaussian
     agree("anomalib:Padim", "means of the Gaussians", ORACLE, relative(mine.mean, other.mean), 1e-5)
-    agree("anomalib:Padim", "maps", ORACLE, relative(found.map, maps), 1e-3)
-    agree("anomalib:Padim", "scores", ORACLE, relative(found.score, scores), 1e-3)
+    agree("anomalib:Padim", "maps", ORACLE, relative(found.map, maps), 1e-4)
+    agree("anomalib:Padim", "scores", ORACLE, relative(found.score, scores), 1e-4)
 
 
 def test_dfm_gathers_and_scores_as_with_the_engine(agree: Agree, hub: Path) -> None:
@@ -172,5 +188,5 @@ def test_dfm_gathers_and_scores_as_with_the_engine(agree: Agree, hub: Path) -> N
         agree("anomalib:Dfm", "the backbone's weights", ORACLE, difference, 0, "absolute")
 
     _, found, _, (scores, maps) = sides("Dfm", params, 1, hub, share)
-    agree("anomalib:Dfm", "maps", ORACLE, relative(found.map, maps), 1e-3)
-    agree("anomalib:Dfm", "scores", ORACLE, relative(found.score, scores), 1e-3)
+    agree("anomalib:Dfm", "maps", ORACLE, relative(found.map, maps), 1e-4)
+    agree("anomalib:Dfm", "scores", ORACLE, relative(found.score, scores), 1e-4)
