@@ -31,6 +31,8 @@ def fitted(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, A
     if strides is None:
         return values
     wanted = values.get(parameter, defaults[parameter])
+    if isinstance(wanted, str) != isinstance(defaults[parameter], str) or not isinstance(wanted, str | list):
+        return values  # of another type than it must be, which is found later
     names = [wanted] if isinstance(wanted, str) else list(wanted)
     if parameter not in values:
         names = [name if name in strides else _of_same_stride(name, backbone, strides) for name in names]
