@@ -70,7 +70,8 @@ class Asset:
         about: what it is, for people.
         licence: SPDX identifier, or the licence's name.
         url: address of the file; empty for what the harness makes itself.
-        sha256: SHA-256 of the downloaded file, empty where no checksum is published.
+        sha256: SHA-256 of the downloaded file, or its first digits where only those are published; empty
+            where no checksum is.
     """
 
     name: str
@@ -273,6 +274,10 @@ class Backbone(Protocol):
         """Maps normalised images ``[B, 3, H, W]`` to feature maps ``[B, C_i, H/s_i, W/s_i]``."""
 
 
+def _no_state(name: str) -> Mapping[str, Tensor] | None:
+    raise RuntimeError(f"there are no weights of '{name}' here")
+
+
 @dataclass(frozen=True)
 class Setup:
     """What the harness decides for a method.
@@ -290,6 +295,8 @@ class Setup:
         scratch: a folder that exists during the run; whatever is written there is deleted afterwards.
         choices: where the method writes how it goes about its work on this machine, such as where it keeps
             features, as far as that changes no result but by rounding. The record keeps it.
+        load_state: gives the weights of a declared network alone, by name as timm publishes them, for code
+            that builds the network itself; ``None`` where random ones are wanted.
     """
 
     device: torch.device
@@ -300,6 +307,7 @@ class Setup:
     asset: Callable[[str], Path]
     scratch: Path
     choices: dict[str, str] = field(default_factory=dict)
+    load_state: Callable[[str], Mapping[str, Tensor] | None] = _no_state
 
 
 class Method(ABC):

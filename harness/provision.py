@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.method import Backbone, Setup
-from harness.weights import Weights, load_features, load_network
+from harness.weights import Weights, load_features, load_network, load_state
 
 
 def make_setup(
@@ -37,6 +37,9 @@ def make_setup(
         handed.append(whole)
         return whole, mean, std
 
+    def state(backbone: str) -> Mapping[str, Tensor] | None:
+        return load_state(_declared(weights, backbone))
+
     def asset(name: str) -> Path:
         if name not in assets:
             raise RuntimeError(f"asset '{name}' was not declared in Method.needs")
@@ -50,6 +53,7 @@ def make_setup(
         load_features=features,
         asset=asset,
         scratch=scratch,
+        load_state=state,
     )
 
 

@@ -148,6 +148,12 @@ def family_members(family: str) -> Mapping[str, str]:
     return members
 
 
+def family_measured(family: str) -> Mapping[str, str]:
+    """Returns in words what was measured of a family's members, if its module has such a ``measured()``."""
+    measured: Mapping[str, str] = getattr(_family(family), "measured", dict)()
+    return measured
+
+
 def _family(name: str) -> Any:
     return _import(next(point for point in entry_points(group=FAMILIES) if point.name == name))
 

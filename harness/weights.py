@@ -193,6 +193,11 @@ def load_network(
     return _frozen(network, device), tuple(config["mean"]), tuple(config["std"])
 
 
+def load_state(weights: Weights) -> dict[str, Tensor] | None:
+    """Returns the tensors of the file under timm's published names; ``None`` for random weights."""
+    return None if weights.path is None else _read(weights)
+
+
 def load_features(weights: Weights, strides: Sequence[int], device: torch.device) -> FeatureExtractor:
     """Returns the network up to the last of the given strides, one feature map for each."""
     indices = _indices(weights.backbone, strides)

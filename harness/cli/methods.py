@@ -80,7 +80,13 @@ def test_method(
 @click.option("--all", "everything", is_flag=True, help="Also every member of every family, anomalib:Stfpm.")
 def list_methods(everything: bool) -> None:
     """Methods that are installed: version, licence, paper, and what they need."""
-    from harness.registry import family_members, family_names, load_method, method_names
+    from harness.registry import (
+        family_measured,
+        family_members,
+        family_names,
+        load_method,
+        method_names,
+    )
 
     names = method_names()
     width = max(map(len, names), default=0)
@@ -96,8 +102,10 @@ def list_methods(everything: bool) -> None:
         members = family_members(family)
         if not members:
             click.echo(f'{family}:NAME  none here: pip install "ulsad-bench[{family}]"')
+        measured = family_measured(family)
         for member, reason in members.items():
-            click.echo(f"{family}:{member}  {'cannot run here: it ' + reason if reason else 'runs here'}")
+            runs = ", ".join(filter(None, ("runs here", measured.get(member))))
+            click.echo(f"{family}:{member}  {'cannot run here: it ' + reason if reason else runs}")
 
 
 def _described(method: type[Method]) -> str:

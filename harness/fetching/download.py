@@ -46,13 +46,18 @@ class Remote:
 
     Attributes:
         url: ``http`` or ``https`` address.
-        sha256: checksum of its bytes, empty where none is published.
+        sha256: checksum of its bytes, or its first digits where only those are published; empty where
+            none is.
         max_bytes: more than this is refused; ``None`` for no limit.
     """
 
     url: str
     sha256: str = ""
     max_bytes: int | None = None
+
+    def agrees(self, sha256: str) -> bool:
+        """Returns whether a checksum is the file's, as far as that is known."""
+        return sha256.startswith(self.sha256)
 
 
 class _SpoiltError(UserError):
@@ -92,7 +97,7 @@ def download(remote: Remote, target: Path, progress: Progress | None = None) -> 
 def _verified(remote: Remote, target: Path) -> str:
     with target.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if remote.sha256 and sha256 != remote.sha256:
+    if not remote.agrees(sha256):
         raise UserError(
             f"{target} is not the file of {remote.url} (its SHA-256 sum is {sha256[:12]}…, not "
             f"{remote.sha256[:12]}…): remove it, then run the same command again."
@@ -110,10 +115,11 @@ class _Transfer:
 
     def run(self) -> str:
         self._recount()
-        if not (self.done and self.digest.hexdigest() == self.remote.sha256):
+        known = self.done and self.remote.sha256
+        if not (known and self.remote.agrees(self.digest.hexdigest())):
             self._fetch()
         sha256 = self.digest.hexdigest()
-        if self.remote.sha256 and sha256 != self.remote.sha256:
+        if not self.remote.agrees(sha256):
             raise self._spoilt(
                 f"has another SHA-256 sum ({sha256[:12]}…) than is known for it ({self.remote.sha256[:12]}…)"
             )

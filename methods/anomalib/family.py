@@ -10,28 +10,24 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
 
 from harness.method import Citation, Hyperparameters, Method, Needs
+from methods.anomalib import peculiar
 from methods.anomalib.generic import AnomalibModel
+from methods.anomalib.layers import fitted
+from methods.anomalib.measured import read
 from methods.anomalib.signatures import Source, image_models
 
 _OURS = ["pre_processor", "post_processor", "evaluator", "visualizer", "pre_trained", "precision"]
 
-_DOWNLOADS = "downloads a data set or weights of its own when training starts"
 # Why a model cannot run here; a model of anomalib that is in no table is tried.
 REASONS: Mapping[str, str] = {
-    "AnomalyVFM": "fetches its own weights from a model hub when it is built",
-    "CFM": "needs point clouds beside images, and weights from a hub",
-    "Cfa": "takes torchvision's weights from the internet when it is built",
-    "Csflow": "takes torchvision's weights from the internet when it is built",
-    "Draem": f"{_DOWNLOADS}; the method 'draem' runs here",
-    "Dsr": _DOWNLOADS,
-    "EfficientAd": f"{_DOWNLOADS}; the method 'efficientad' runs here",
-    "Glass": _DOWNLOADS,
-    "UniNet": "takes torchvision's weights from the internet, and trains on labelled images",
+    "AnomalyVFM": "takes its weights from nowhere but the Hugging Face hub, when it is built",
+    "CFM": "needs point clouds beside images",
+    "EfficientAd": "scales its maps in the Engine's validation; the method 'efficientad' runs here",
     "VlmAd": "needs a vision-language service",
-    "WinClip": "needs CLIP from a hub and text prompts",
+    "WinClip": "needs the package open_clip, CLIP from a hub, and text prompts",
 }
 
 # Length of training, epochs or steps, where the model itself does not state one: from anomalib's example
@@ -65,8 +61,14 @@ PASSES: Mapping[str, int] = {
 _NETWORKS: Mapping[str, tuple[str, ...]] = {
     "L2BT": ("vit_base_patch14_reg4_dinov2",),
     "mcait": ("cait_m48_448", "cait_s24_224"),
-    "dinov2_vit_base_14": ("vit_base_patch14_dinov2.lvd142m",),
+    **{
+        f"{family}_vit_{size}_{patch}": (f"vit_{size}_patch{patch}_{family}.{tag}",)
+        for family, patch, tag in (("dinov2", 14, "lvd142m"), ("dinov3", 16, "lvd1689m"))
+        for size in ("small", "base", "large")
+    },
 }
+# Layers that a model takes where none are named, and does not tell.
+_LAYERS: Mapping[str, list[str]] = {"Glass": ["layer2", "layer3"]}
 NOTES: Mapping[str, str] = {
     "Dfkde": "scores images only: its map is the score everywhere",
     "Fre": "input_dim must fit backbone, layer and image size (65536: ResNet-50, layer3, 256 px)",
@@ -79,6 +81,12 @@ NOTES: Mapping[str, str] = {
 def models() -> Mapping[str, str]:
     """Returns every image model of the installed anomalib, and why it cannot run here (empty if it can)."""
     return {name: REASONS.get(name, "") for name in image_models()}
+
+
+def measured() -> Mapping[str, str]:
+    """Returns what tests have measured of the models that run here, for people."""
+    found = read()
+    return {name: found[name].words() if name in found else "not measured" for name in models()}
 
 
 def load(name: str) -> type[Method]:
@@ -111,14 +119,25 @@ def _config(source: Source) -> type[Hyperparameters]:
     fields: dict[str, Any] = {
         name: (parameter.annotation, parameter.default)
         for name, parameter in source.parameters.items()
-        if name not in _OURS
+        if name not in _OURS and name not in peculiar.set_here(source.name)
     }
+    if source.name in _LAYERS:
+        fields["layers"] = (list[str], _LAYERS[source.name])
     fields["batch_size"] = (int, Field(32, ge=1, description="training images per step; anomalib's default"))
     for name in () if source.name in PASSES else ("epochs", "steps"):
         about = f"{name} of training; ends with the first of epochs and steps that is given"
         fields[name] = (int | None, Field(recipe.get(name), ge=1, description=about))
+    defaults = {name: field[1] for name, field in fields.items()}
+
+    def fit_layers(values: Any) -> Any:
+        return fitted(values, defaults) if isinstance(values, Mapping) else values
+
     made: type[Hyperparameters] = create_model(
-        f"{source.name}Config", __base__=Hyperparameters, __module__=__name__, **fields
+        f"{source.name}Config",
+        __base__=Hyperparameters,
+        __module__=__name__,
+        __validators__={"fit_layers": model_validator(mode="before")(fit_layers)},
+        **fields,
     )
     return made
 
@@ -137,13 +156,15 @@ def _citation(source: Source) -> Citation:
 
 
 def _needs(source: Source, config: Any) -> Needs:
-    names = [
-        getattr(config, parameter) for parameter in ("backbone", "encoder_name") if hasattr(config, parameter)
+    names = [] if peculiar.takes_torchvision(source.name) else [source.name]
+    names += [
+        getattr(config, name) for name in ("backbone", "encoder_name") if names and hasattr(config, name)
     ]
-    networks = [network for name in [source.name, *names] for network in _networks(source, name)]
+    networks = [network for name in names for network in _networks(source, name)]
     patches = [int(match[1]) for network in networks if (match := re.search(r"_patch(\d+)", network))]
     return Needs(
         backbones=dict.fromkeys(networks, ()),
+        assets=peculiar.assets(source.name, config),
         image_size_multiple=patches[0] if patches else 32,
         modules=("anomalib",),
         extra="anomalib",

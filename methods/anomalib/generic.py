@@ -11,15 +11,16 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.method import Epoch, Method, Prediction, Setup, TrainingData
+from methods.anomalib import peculiar
+from methods.anomalib.networks import timm_networks, torchvision_networks
 from methods.anomalib.signatures import Source
 
 _SINGLE = ("pre_processor", "post_processor", "evaluator", "visualizer")
@@ -34,7 +35,7 @@ class AnomalibModel(Method):
         note: what is peculiar about it, for people.
     """
 
-    version = 1
+    version = 2
     score_rule = "the model's own"
     source: ClassVar[Source]
     passes: ClassVar[int] = 0
@@ -42,9 +43,16 @@ class AnomalibModel(Method):
 
     def __init__(self, config: Any, setup: Setup) -> None:
         super().__init__(config, setup)
-        with _weights_from(setup), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self.module, self._normalise = _build(self.source, config, setup.image_size)
+        states = {_plain(name): setup.load_state(name) for name in self.needs(config).backbones}
+        others = peculiar.torchvision_assets(self.source.name, config)
+        try:
+            with timm_networks(states), torchvision_networks(setup, others), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.module, self._normalise = _build(self.source, config, setup)
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, NotImplementedError, RuntimeError, ValueError) as error:
+            raise ValueError(f"anomalib's {self.source.name} cannot be built ({_said(error)}).") from error
         self.module.to(setup.device)
         # Frozen parts are in evaluation mode from their construction, and Lightning leaves them there.
         self._modes = {name: part.training for name, part in self.module.named_modules()}
@@ -83,11 +91,10 @@ class AnomalibModel(Method):
             raise
         except (IndexError, RuntimeError) as error:
             # Sizes that do not fit come out of anomalib as errors of tensors.
-            said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             note = f" Note: {self.note}." if self.note else ""
             raise ValueError(
                 f"anomalib's {self.source.name} cannot be trained on {len(data.train)} images of "
-                f"{self.setup.image_size} px as it is configured ({said}).{note}"
+                f"{self.setup.image_size} px as it is configured ({_said(error)}).{note}"
             ) from error
         if self.passes:
             on_epoch(Epoch(1, 1))
@@ -135,52 +142,37 @@ def unified(output: Any, count: int, size: int) -> Prediction:
     return Prediction(maps.amax(dim=(1, 2)) if score is None else score, maps)
 
 
-def _build(source: Source, config: Any, size: int) -> tuple[Any, Callable[[Tensor], Tensor]]:
+def _said(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _plain(name: Any) -> Any:
+    """Returns a network's name without the file that its weights come from."""
+    return name.partition("@file:")[0] if isinstance(name, str) else name
+
+
+def _build(source: Source, config: Any, setup: Setup) -> tuple[Any, Callable[[Tensor], Tensor]]:
     """Returns the Lightning module, and what normalises its images ``[B, 3, S, S]`` in [0, 1]."""
     from importlib import import_module
 
     from anomalib.pre_processing import PreProcessor
     from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-    kind = getattr(import_module(source.module), source.name)
+    kind = peculiar.kind(source.name, getattr(import_module(source.module), source.name), setup)
+    size = setup.image_size
     default = getattr(kind.configure_pre_processor(), "transform", None)
     steps = getattr(default, "transforms", [default])
     normalise = [step for step in steps if isinstance(step, Normalize)]
     transform = Compose([Resize((size, size), antialias=True), *normalise])
     given = {
-        name: getattr(config, name)
+        name: _plain(getattr(config, name))
         for name, parameter in source.parameters.items()
         if name in type(config).model_fields and getattr(config, name) != parameter.default
     }
     given |= {name: False for name in _SINGLE if name in source.accepted}
+    given |= peculiar.arguments(source.name, setup)
     given["pre_processor"] = PreProcessor(transform=transform)
     return kind(**given), Compose(normalise) if normalise else lambda images: images
-
-
-@contextmanager
-def _weights_from(setup: Setup) -> Iterator[None]:
-    """Lets every timm network that is built within have the harness's weights.
-
-    anomalib's constructors ask timm for pretrained networks, and timm asks its hub; there is no parameter
-    for weights from elsewhere.
-    """
-    import timm
-
-    original = timm.create_model
-
-    def create(model_name: str, pretrained: bool = False, **options: Any) -> nn.Module:
-        if not pretrained:
-            return original(model_name, pretrained=False, **options)
-        options.pop("pretrained_cfg", None)
-        network, _, _ = setup.load_network(model_name)
-        overlay = {"state_dict": network.state_dict(), "hf_hub_id": None, "url": "", "file": ""}
-        return original(model_name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
-
-    timm.create_model = create  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        timm.create_model = original
 
 
 class _Loader:

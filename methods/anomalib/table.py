@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from methods.anomalib.family import NOTES, PASSES, RECIPES, models
+from methods.anomalib.measured import Measured, read
 from methods.anomalib.signatures import image_models
 
 # The parameters with which tests run a model through the contract test, on 64 px and with random weights.
@@ -29,27 +30,54 @@ images, seeds and weights. There is no early stopping, no validation on test ima
 normalisation of scores. Images are normalised as the model's pre-processor does, resized by the harness, and
 not cropped.
 
-Made by `nox -s models`. *Length*: of training, where none is set (`epochs`, `steps`). *Tested*: run through
-the [contract test](contract.md) with these parameters.
+## Weights
 
-| model | runs here | length | tested | note |
-|---|---|---|---|---|
+A run asks no hub. `bench prepare` fetches what a model needs, checks it, and each record holds its checksum:
+
+- networks of timm by name, as for every other method ([data](data.md)); DINOv2 and DINOv3 are timm's too.
+  Weights of one's own: `anomalib:Stfpm[backbone=resnet18@file:path/to/weights.pth]`;
+- networks of torchvision (Cfa, Csflow, UniNet) as the asset `torchvision-<network>`. The name of such a file
+  holds the first eight digits of its SHA-256 sum, which is all that is published;
+- DSR's autoencoder, and DRAEM's and GLASS's textures, as assets.
+
+A default layer such as `layer2` stands for the layer of the same stride where another backbone is chosen:
+`backbone=tf_efficientnet_lite0` makes `blocks.2` of it. Records made before version 2 are of random weights
+only; with pretrained ones every such run failed.
+
+## What was measured
+
+Made by `nox -s models`. *Measured*: run from end to end on the demo's texture with these parameters, few
+images and a short training, by `pytest -m slow tests/methods/test_every_model.py`; real weights are
+EfficientNet-Lite0's of ImageNet. That shows that a model runs with the weights it is given, not how well it
+does. *Length*: of training, where none is set (`epochs`, `steps`). *Contract*: run through the
+[contract test](contract.md) with these parameters and random weights.
+
+| model | runs here | measured with | length | contract | note |
+|---|---|---|---|---|---|
 """
 
 
 def markdown() -> str:
     """Returns the page."""
-    rows = []
+    rows, measured = [], read()
     for name, source in sorted(image_models().items(), key=lambda item: item[0].lower()):
         reason = models()[name]
         recipe = ", ".join(_length(*item) for item in RECIPES.get(name, {}).items())
         recipe = f"{PASSES[name]} × the images, fixed" if name in PASSES else recipe
         tested = (f"`{TESTED[name]}`" if TESTED[name] else "yes") if name in TESTED else ""
         title = f"[{source.about}]({source.url})" if source.url else source.about
-        runs = f"no: it {reason}" if reason else "yes"
+        found = measured.get(name)
+        runs = f"no: it {reason}" if reason else f"yes, {found.words() if found else 'not measured'}"
         length = "" if reason else recipe or "must be set"
-        rows.append(f"| `{name}`: {title} | {runs} | {length} | {tested} | {NOTES.get(name, '')} |")
+        cells = (f"`{name}`: {title}", runs, _run(found), length, tested, NOTES.get(name, ""))
+        rows.append(f"| {' | '.join(cells)} |")
     return _HEAD + "\n".join(rows) + "\n"
+
+
+def _run(found: Measured | None) -> str:
+    if found is None:
+        return ""
+    return f"{found.size} px, " + (f"`{found.params}`" if found.params else "its defaults")
 
 
 def _length(unit: str, number: int) -> str:

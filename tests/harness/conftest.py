@@ -19,6 +19,7 @@ class Server:
     Fault: ``cut`` (half of what is told), ``reset`` (half, then the connection is torn), ``long`` (more
     than is told), ``wrong`` (other bytes), ``ignore-range``, ``other-range``, ``silent-length`` (tells no
     length), or a status such as ``404``, ``429``, ``429:Retry-After``. Etags are what a HEAD request is told.
+    With ``redirects``, a file is sent from another address than is asked for, as hubs send large files.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -26,6 +27,7 @@ class Server:
     ranges: list[str] = field(default_factory=list)
     etags: dict[str, str] = field(default_factory=dict)
     url: str = ""
+    redirects: bool = False
 
 
 @pytest.fixture
@@ -48,7 +50,13 @@ def server() -> Iterator[Server]:
             asked = self.headers.get("Range", "")
             state.ranges.append(asked)
             status, _, after = fault.partition(":")
-            content = state.files.get(self.path.lstrip("/"))
+            content = state.files.get(self.path.lstrip("/").removeprefix("elsewhere/"))
+            if state.redirects and content is not None and not self.path.startswith("/elsewhere/"):
+                self.send_response(302)
+                self.send_header("Location", f"{state.url}/elsewhere{self.path}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             if status.isdigit() or content is None:
                 self.send_response(int(status) if status.isdigit() else 404)
                 if after:

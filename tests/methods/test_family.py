@@ -54,7 +54,7 @@ def test_parameters_come_from_the_constructor() -> None:
     ("name", "sentence"),
     [
         ("anomalib:Stfpn", "Did you mean 'Stfpm'"),
-        ("anomalib:WinClip", "cannot run here: it needs CLIP"),
+        ("anomalib:WinClip", "cannot run here: it needs the package open_clip"),
         ("anomalib:Stfpm[evaluator=true]", "no hyper-parameter 'evaluator'"),
         ("anomalib:Stfpm[layers=3]", "layers"),
     ],
@@ -68,7 +68,8 @@ def test_what_cannot_be_is_one_sentence(name: str, sentence: str) -> None:
 def test_every_model_is_listed_with_its_reason() -> None:
     listed = CliRunner().invoke(main, ["list", "methods", "--all"])
     assert listed.exit_code == 0, listed.output
-    assert "anomalib:Stfpm  runs here" in listed.output
+    assert "anomalib:Stfpm  runs here, measured with real weights" in listed.output
+    assert "anomalib:Fastflow  runs here, measured with random weights only: it takes" in listed.output
     assert "anomalib:VlmAd  cannot run here: it needs a vision-language service" in listed.output
     assert listed.output.count("anomalib:") == len(family_members("anomalib")) >= 33
     plain = CliRunner().invoke(main, ["list", "methods"])
