@@ -1,4 +1,4 @@
-"""PaDiM against its best-known reimplementation, run on weights and images made by a formula; golden/padim.md."""
+"""PaDiM against its best-known reimplementation, on weights and images made by a formula: golden/padim.md."""
 
 from __future__ import annotations
 
