@@ -82,7 +82,7 @@ def test_from_images_to_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     agree("PaDiM", "chosen channels of three layers", THEIRS, apart, 1e-5)
     agree("PaDiM", "means", THEIRS, against(VALUES["mean"], method.state_dict()["mean"]), 1e-5)
     covariance = torch.cat(covariances).permute(1, 2, 0)
-    agree("PaDiM", "covariances with ε", THEIRS, against(VALUES["covariance"], covariance), 1e-5)
+    agree("PaDiM", "covariances with ε", THEIRS, against(VALUES["covariance"], covariance), 1e-4)
 
     # Eight images leave 92 of 100 directions to ε alone: both invert such matrices in float32.
     found = method.predict(test)
@@ -93,7 +93,7 @@ def test_from_images_to_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     agree("PaDiM", "image score", THEIRS, relative(found.score, VALUES["score"]), 3e-3)
     # scipy's blur repeats the outermost pixel where ours and anomalib's begin with the next one.
     apart = against(VALUES["map"], inner(found.map))
-    agree("PaDiM", "blurred map with its border, reflected otherwise", THEIRS, apart, 0.1)
+    agree("PaDiM", "blurred map with its border, reflected otherwise", THEIRS, apart, 0.01)
 
     monkeypatch.setattr("methods.anomalib.padim.blur", lambda maps, _: maps)
     apart = against(VALUES["map_before_blur"], inner(method.predict(test).map))
