@@ -1,7 +1,7 @@
 """DFR: unsupervised anomaly segmentation by reconstructing multi-scale regional features.
 
 J. Yang, Y. Shi, Z. Qi, "DFR: Deep Feature Reconstruction for Unsupervised Anomaly Segmentation", 2020
-(arXiv:2012.07122), with the choices of the authors' code where it differs.
+(arXiv:2012.07122), with the choices of the authors' code (github.com/YoungGod/DFR, commit f2e2d4e).
 
 Feature maps of all layers are brought to one grid, concatenated, and reconstructed position by position by
 an autoencoder of 1×1 convolutions; the reconstruction error is the anomaly map.
@@ -9,7 +9,8 @@ an autoencoder of 1×1 convolutions; the reconstruction error is the anomaly map
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -45,10 +46,16 @@ class DFRConfig(Hyperparameters):
         "other network its feature maps of strides 2, 4, 8 and 16",
     )
     variance: float = Field(
-        0.9, gt=0, lt=1, description="d is the number of components with this share of variance; code"
+        0.9,
+        gt=0,
+        lt=1,
+        description="d is the number of components with more than this share of variance; code",
     )
     pca_images: int = Field(10, ge=1, description="training images that the components are taken from; code")
-    epochs: int = Field(150, ge=1, description="the code's default; its comment names 700 as the earlier one")
+    epochs: int = Field(700, ge=1, description="code: 700, and 150 for a set of its authors' own, of wine")
+    batch_norm: bool = Field(
+        True, description="whether the autoencoder has BatchNorm; code, whose first version had none"
+    )
     batch_size: int = Field(4, ge=1, description="training images per step; code")
     lr: float = Field(1e-4, gt=0, description="learning rate of Adam; paper and code")
 
@@ -71,9 +78,9 @@ def resize_and_average(source: int, size: int, window: int = 4) -> Tensor:
 class FeatureAutoencoder(nn.Sequential):
     """C → (C+2d)/2 → 2d → d → 2d → (C+2d)/2 → C, BatchNorm and ReLU except after the code and the output."""
 
-    def __init__(self, c: int, d: int) -> None:
+    def __init__(self, c: int, d: int, batch_norm: bool = True) -> None:
         def block(i: int, o: int) -> list[nn.Module]:
-            return [nn.Conv2d(i, o, 1), nn.BatchNorm2d(o), nn.ReLU()]
+            return [nn.Conv2d(i, o, 1), *([nn.BatchNorm2d(o)] if batch_norm else []), nn.ReLU()]
 
         middle = (c + 2 * d) // 2
         super().__init__(
@@ -87,17 +94,46 @@ class FeatureAutoencoder(nn.Sequential):
 
 
 def code_width(y: Tensor, variance: float) -> int:
-    """Returns how many principal components of ``[positions, C]`` hold the given share of the variance."""
+    """Returns how many principal components of ``[positions, C]`` hold more than a share of the variance."""
     centred = y.double() - y.double().mean(dim=0)
-    eigenvalues = torch.linalg.eigvalsh(centred.T @ centred).flip(0).clamp_min(0)
+    # Of both products the eigenvalues but 0 are the same.
+    product = centred.T @ centred if len(centred) > y.shape[1] else centred @ centred.T
+    eigenvalues = torch.linalg.eigvalsh(product).flip(0).clamp_min(0)
     share = eigenvalues.cumsum(0) / eigenvalues.sum()
-    return min(int((share < variance).sum()) + 1, y.shape[1])
+    return min(int((share <= variance).sum()) + 1, len(share))
+
+
+def vgg_maps(layers: Sequence[nn.Module], x: Tensor) -> Iterator[Tensor]:
+    """Yields the ReLU maps of a VGG's first four stages, padded by reflection as the authors' VGG19 pads.
+
+    Each convolution gets its input padded by one pixel that repeats the second row or column. A map that the
+    next convolution takes is yielded with that padding, S/s + 2 on a side; the last one of a stage, which is
+    pooled next, without.
+
+    Args:
+        layers: the network's ``features``: 3×3 convolutions (with BatchNorm or without), ReLU, pooling.
+        x: normalised images ``[B, 3, S, S]``, S at least 16.
+    """
+    stage, x = 1, F.pad(x, (1, 1, 1, 1), mode="reflect")
+    for layer, following in pairwise(layers):
+        if isinstance(layer, nn.Conv2d):
+            x = F.conv2d(x, layer.weight, layer.bias)
+            continue
+        x = layer(x)
+        stage += isinstance(layer, nn.MaxPool2d)
+        if stage > 4:
+            return
+        if isinstance(following, nn.Conv2d):
+            x = F.pad(x, (1, 1, 1, 1), mode="reflect")
+        if isinstance(layer, nn.ReLU):
+            yield x
 
 
 class DFR(Method):
     """DFR (Yang, Shi and Qi, 2020)."""
 
-    version = 1
+    # 2: a VGG pads by reflection; 700 epochs.
+    version = 2
     Config = DFRConfig
     config: DFRConfig
     citation = Citation(
@@ -112,8 +148,10 @@ class DFR(Method):
     @classmethod
     def needs(cls, config: DFRConfig) -> Needs:
         """The backbone's ImageNet weights."""
-        strides = () if config.backbone.startswith("vgg") else STRIDES
-        return Needs(backbones={config.backbone: strides}, image_size_multiple=4)
+        if config.backbone.startswith("vgg"):
+            # Below, the last stage has one pixel, which nothing can be reflected around.
+            return Needs(backbones={config.backbone: ()}, image_size_multiple=4, image_size_least=16)
+        return Needs(backbones={config.backbone: STRIDES}, image_size_multiple=4)
 
     def __init__(self, config: DFRConfig, setup: Setup) -> None:
         super().__init__(config, setup)
@@ -133,18 +171,7 @@ class DFR(Method):
             return backbone, backbone.mean, backbone.std
         network, mean, std = self.setup.load_network(name)
         layers = list(network.get_submodule("features").children())
-
-        def relus(x: Tensor) -> Iterator[Tensor]:
-            pools = 0
-            for layer in layers:
-                x = layer(x)
-                pools += isinstance(layer, nn.MaxPool2d)
-                if pools == 4:
-                    return
-                if isinstance(layer, nn.ReLU):
-                    yield x
-
-        return relus, mean, std
+        return (lambda x: vgg_maps(layers, x)), mean, std
 
     def _normalise(self, images: Tensor) -> Tensor:
         # Decoded images lie channels last, and so would every layer, of which matrix products need copies.
@@ -189,14 +216,11 @@ class DFR(Method):
             )
 
     def _build(self, c: int, d: int) -> FeatureAutoencoder:
-        return FeatureAutoencoder(c, d).to(self.setup.device)
+        return FeatureAutoencoder(c, d, self.config.batch_norm).to(self.setup.device)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Prediction:
-        """Mean squared error per position, bilinear to the image; the score is the map's maximum.
-
-        The original defines no image score; the ULSAD paper's comparison must have used the maximum.
-        """
+        """Mean squared error per position, bilinear to the image; the score is the map's maximum."""
         if self.autoencoder is None:
             raise RuntimeError("DFR.predict was called before fit or load_state_dict")
         # A file made of this takes any number of images, which it cannot tell beforehand.
@@ -242,7 +266,7 @@ class DFR(Method):
         return squares / begin
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The autoencoder; its first and code layers tell C and d."""
+        """The autoencoder, whose convolutions tell C and d."""
         return dict(self.autoencoder.state_dict()) if self.autoencoder is not None else {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -250,6 +274,7 @@ class DFR(Method):
         if not state:
             self.autoencoder = None
             return
-        self.autoencoder = self._build(state["0.weight"].shape[1], state["6.weight"].shape[0])
+        d = min(len(weight) for weight in state.values() if weight.ndim == 4)
+        self.autoencoder = self._build(state["0.weight"].shape[1], d)
         self.autoencoder.load_state_dict(dict(state))
         self.autoencoder.eval()

@@ -299,13 +299,43 @@ def test_ulsad_overfits_eight_images() -> None:
 # DFR
 
 
-@pytest.mark.parametrize("source", [4, 7, 16, 32, 64])
+@pytest.mark.parametrize("source", [4, 7, 16, 18, 32, 64, 66])
 def test_matrices_equal_resizing_and_averaging(source: int) -> None:
     y = torch.randn(2, 3, source, source, dtype=torch.float64)
     big = F.interpolate(y, size=(64, 64), mode="bilinear", align_corners=True)
     expected = F.avg_pool2d(big, 4, 4)
     R = resize_and_average(source, 64).double()
     torch.testing.assert_close(R @ y @ R.T, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_vggs_maps_are_padded_by_reflection_where_a_convolution_follows() -> None:
+    torch.manual_seed(0)
+
+    def network(mode: str) -> nn.Sequential:
+        sizes = [3, 4, 4, 5, 6, 6, 6, 7, 8]
+        layers: list[nn.Module] = []
+        for stage in range(4):
+            for i in (2 * stage, 2 * stage + 1):
+                convolution = nn.Conv2d(sizes[i], sizes[i + 1], 3, padding=1, padding_mode=mode)
+                layers += [convolution, nn.BatchNorm2d(sizes[i + 1]), nn.ReLU()]
+            layers.append(nn.MaxPool2d(2))
+        return nn.Sequential(*layers).eval()
+
+    plain, reflected = network("zeros"), network("reflect")
+    reflected.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 3, 16, 16)
+    found = list(dfr.vgg_maps(list(plain.children()), x))
+    assert [y.shape[-1] for y in found] == [18, 16, 10, 8, 6, 4, 4, 2]
+    expected = []
+    for layer in reflected:
+        x = layer(x)
+        if isinstance(layer, nn.ReLU):
+            expected.append(x)
+    for i, (y, z) in enumerate(zip(found, expected, strict=True)):
+        torch.testing.assert_close(y, F.pad(z, (1, 1, 1, 1), mode="reflect") if i % 2 == 0 else z)
+    assert DFR.needs(DFRConfig()).image_size_least == 16
+    with pytest.raises(RuntimeError):
+        list(dfr.vgg_maps(list(plain.children()), torch.randn(2, 3, 12, 12)))
 
 
 def test_code_width_is_the_share_of_variance() -> None:
