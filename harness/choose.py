@@ -79,7 +79,7 @@ def check_needs(one: Configured, suite: Suite) -> None:
         UserError: they are not, or it does not.
     """
     needs = one.needs
-    missing = [module for module in needs.modules if importlib.util.find_spec(module) is None]
+    missing = [module for module in needs.modules if not _is_there(module)]
     if missing:
         extra = f': pip install "ulsad-bench[{needs.extra}]"' if needs.extra else ""
         raise UserError(
@@ -95,6 +95,13 @@ def check_needs(one: Configured, suite: Suite) -> None:
             f"Method '{one.label}' needs an image size divisible by {needs.image_size_multiple}, "
             f"not {suite.image_size}."
         )
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that it lies in
+        return False
 
 
 def text(value: Any) -> str:

@@ -7,9 +7,6 @@ only ever added, and ``SCHEMA_VERSION`` is raised when their meaning changes.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -18,6 +15,8 @@ from pydantic import Field
 from harness.efficiency import Efficiency
 from harness.efficiency import Quantity as Quantity
 from harness.frozen import Frozen as Frozen
+from harness.names import canonical, digest, short
+from harness.names import slug as slug
 from harness.operating import Operating as Operating
 from harness.operating import Rate as Rate
 from harness.protocols import PROTOCOLS as PROTOCOLS
@@ -112,11 +111,11 @@ def run_key(spec: RunSpec, identity: Identity) -> str:
 def run_keys(spec: RunSpec, seeds: Iterable[int], identity: Identity) -> list[str]:
     """Returns :func:`run_key` of a run with each of the seeds; all else is put into words once."""
     setup = spec.model_dump(mode="json", exclude=_plain(spec, _LATER))
-    found = _canonical(identity.model_dump(mode="json", exclude=_plain(identity, _LATER_IDENTITY)))
-    before = "".join(f'"{name}":{_canonical(setup[name])},' for name in sorted(setup) if name < "seed")
-    after = "".join(f',"{name}":{_canonical(setup[name])}' for name in sorted(setup) if name > "seed")
+    found = canonical(identity.model_dump(mode="json", exclude=_plain(identity, _LATER_IDENTITY)))
+    before = "".join(f'"{name}":{canonical(setup[name])},' for name in sorted(setup) if name < "seed")
+    after = "".join(f',"{name}":{canonical(setup[name])}' for name in sorted(setup) if name > "seed")
     head = f'{{"identity":{found},"spec":{{{before}"seed":'
-    return [_short(f"{head}{seed}{after}}}}}") for seed in seeds]
+    return [short(f"{head}{seed}{after}}}}}") for seed in seeds]
 
 
 def _plain(value: Frozen, later: Mapping[str, Any]) -> set[str]:
@@ -180,7 +179,7 @@ class Fingerprint(Frozen):
 
     def short(self) -> str:
         """Returns ``strict-256-1a2b3c4d``: protocol, image size and a digest of what methods must share."""
-        return f"{self.protocol}-{self.image_size}-{_digest(self.shared())[:8]}"
+        return f"{self.protocol}-{self.image_size}-{digest(self.shared())[:8]}"
 
 
 def fingerprint(spec: RunSpec, identity: Identity, metrics_version: int) -> Fingerprint:
@@ -382,31 +381,4 @@ def checksum(content: Mapping[str, Any]) -> str:
 
     Over the JSON, not over the value: a later version that knows more fields gets the same.
     """
-    return _digest({name: value for name, value in content.items() if name != "checksum"})
-
-
-_UNSAFE = re.compile(r"[^A-Za-z0-9._=+-]+")
-
-
-def slug(name: str) -> str:
-    """Returns ``name`` as a harmless file name, distinct names staying distinct."""
-    safe = _UNSAFE.sub("_", name).lstrip("._-").rstrip("._") or "_"
-    if safe == name and len(safe) <= 80:
-        return safe
-    # A command line may hold bytes that are no text: lone surrogates.
-    return f"{safe[:60]}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:6]}"
-
-
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-
-
-def _canonical(value: Any) -> str:
-    return _CANONICAL.encode(value)
-
-
-def _short(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _digest(value: Any) -> str:
-    return _short(_canonical(value))
+    return digest({name: value for name, value in content.items() if name != "checksum"})

@@ -8,12 +8,14 @@ cannot be done the worker is replaced too. A run that was out of memory is tried
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -28,7 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pebble import ProcessExpired, ProcessPool
 
 from harness.checkpoint import Interrupted
-from harness.errors import Terminated, terminable
+from harness.errors import Terminated, UserError, terminable
 from harness.executors import once_more, tried_again
 from harness.executors.packing import Room
 from harness.method import Epoch
@@ -329,9 +331,10 @@ def _work(task: RunTask) -> tuple[str, list[str]]:
     def tell(epoch: Epoch) -> None:
         _line.get().events.put((epoch.number, epoch.of, dict(epoch.losses)))
 
-    # What the harness sets itself is no change.
+    # What the harness sets itself is no change, and neither is what a declared library does when imported.
     seed_everything(task.spec.seed)
-    if (state := _state.get()) is None:
+    imported = _import_libraries(task)
+    if (state := _state.get()) is None or imported:
         _state.set(state := ProcessState())
     _at_work.set(True)
     try:
@@ -340,6 +343,20 @@ def _work(task: RunTask) -> tuple[str, list[str]]:
         # Others on the device may begin before this process has another run.
         release(torch.device(task.device))
         _at_work.set(False)
+
+
+def _import_libraries(task: RunTask) -> bool:
+    """Imports what an installed method declares that it needs; returns whether anything was new."""
+    from harness.registry import configure, load_method
+
+    before = len(sys.modules)
+    if not task.identity.source:
+        with suppress(UserError, ImportError), warnings.catch_warnings():  # the run itself will say so
+            warnings.simplefilter("ignore")
+            method = load_method(task.method)
+            for module in method.needs(configure(method, task.spec.method, task.identity.config)).modules:
+                importlib.import_module(module)
+    return len(sys.modules) > before
 
 
 def _restored(state: ProcessState) -> list[str]:

@@ -50,7 +50,7 @@ def backbone_needs(config: BackboneConfig, image_size_multiple: int = 1) -> Need
     return Needs(
         backbones={config.backbone: config.strides},
         image_size_multiple=image_size_multiple,
-        modules=("anomalib",),
+        modules=("anomalib.models",),
         extra="anomalib",
     )
 

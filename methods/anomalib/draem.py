@@ -184,7 +184,7 @@ class DRAEM(Method):
             assets=(textures,),
             image_size_multiple=32,
             image_size_least=SMALLEST,
-            modules=("anomalib",),
+            modules=("anomalib.models",),
             extra="anomalib",
         )
 

@@ -150,7 +150,7 @@ class EfficientAD(Method):
             backbones={config.distill_backbone: STRIDES} if distilled else {},
             assets=tuple(dict.fromkeys(assets)),
             image_size_least=SMALLEST,
-            modules=("anomalib",),
+            modules=("anomalib.models",),
             extra="anomalib",
         )
 

@@ -132,11 +132,12 @@ def _config(source: Source) -> type[Hyperparameters]:
     def fit_layers(values: Any) -> Any:
         return fitted(values, defaults) if isinstance(values, Mapping) else values
 
+    checked: Any = model_validator(mode="before")(fit_layers)
     made: type[Hyperparameters] = create_model(
         f"{source.name}Config",
         __base__=Hyperparameters,
         __module__=__name__,
-        __validators__={"fit_layers": model_validator(mode="before")(fit_layers)},
+        __validators__={"fit_layers": checked},
         **fields,
     )
     return made
@@ -166,7 +167,7 @@ def _needs(source: Source, config: Any) -> Needs:
         backbones=dict.fromkeys(networks, ()),
         assets=peculiar.assets(source.name, config),
         image_size_multiple=patches[0] if patches else 32,
-        modules=("anomalib",),
+        modules=("anomalib.models",),
         extra="anomalib",
     )
 

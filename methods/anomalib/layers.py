@@ -75,7 +75,7 @@ def _strides(backbone: str) -> dict[str, int] | None:
         return None
     try:
         with torch.device("meta"):
-            info = timm.create_model(backbone, features_only=True).feature_info
+            info: Any = timm.create_model(backbone, features_only=True).feature_info
     except (AttributeError, RuntimeError, ValueError, TypeError):
         return None  # the model's own constructor says what it does not like
     return {str(one["module"]): int(one["reduction"]) for one in info.info}

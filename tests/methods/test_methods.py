@@ -13,7 +13,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.checkpoint import Checkpoint
