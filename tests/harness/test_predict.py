@@ -143,7 +143,8 @@ def test_what_goes_wrong_is_a_sentence(
 
     identity = json.loads(path.read_text())["identity"]
     older = identity | {"method_version": 1}
-    assert "version 1 of its method, here is version 2" in refused(trained, tmp_path, identity=older)
+    here = f"version 1 of its method, here is version {identity['method_version']}"
+    assert here in refused(trained, tmp_path, identity=older)
     random = identity | {"weights": {"tf_efficientnet_lite0": "random"}}
     assert "random weights, which are not kept" in refused(trained, tmp_path, identity=random)
     other = weights.Weights("tf_efficientnet_lite0", "5" * 64, None)
