@@ -33,6 +33,12 @@ def slow(session: nox.Session) -> None:
     session.run(PYTHON, "-m", "pytest", "-m", "slow", *PARALLEL, *order, *session.posargs, env=ONE_THREAD)
 
 
+@nox.session(python=False, name="every-model")
+def every_model(session: nox.Session) -> None:
+    """Each of anomalib's models by the command line, as docs/anomalib-models.md says of it: half an hour."""
+    session.run(PYTHON, "-m", "pytest", "-m", "every_model", *PARALLEL, *session.posargs, env=ONE_THREAD)
+
+
 @nox.session(python=False)
 def oracles(session: nox.Session) -> None:
     """Ours against what others' code gives: a table; written into a page with `-- docs/how-we-know.md`."""

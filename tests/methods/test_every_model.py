@@ -96,7 +96,7 @@ def files(folder: Path, patterns: Sequence[str]) -> set[str]:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.every_model
 @pytest.mark.parametrize("name", sorted(MEASURED))
 def test_a_model_runs_as_is_said_of_it(name: str, assets: Path, tmp_path: Path) -> None:
     one = MEASURED[name]
