@@ -47,7 +47,7 @@ only; with pretrained ones every such run failed.
 ## What was measured
 
 Made by `nox -s models`. *Measured*: run from end to end on the demo's texture with these parameters, few
-images and a short training, by `pytest -m slow tests/methods/test_every_model.py`; real weights are
+images and a short training, by `nox -s every-model`; real weights are
 EfficientNet-Lite0's of ImageNet. That shows that a model runs with the weights it is given, not how well it
 does. *Length*: of training, where none is set (`epochs`, `steps`). *Contract*: run through the
 [contract test](contract.md) with these parameters and random weights.
