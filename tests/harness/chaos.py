@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.harness.places import RUN, command, environment, make_place, undisturbed
+from tests.harness.places import RUN, command, environment, files_in, make_place, undisturbed
 
 
 @dataclass
@@ -121,7 +121,7 @@ def _compare(place: Path, runs: int) -> int:
     whole, results = place / "whole", place / "results"
     names = {path.relative_to(whole) for path in whole.rglob("*.json")}
     assert len(names) == runs
-    assert {path.relative_to(results) for path in results.rglob("*") if path.is_file()} == names
+    assert {path.relative_to(results) for path in files_in(results)} == names
     for name in names:
         assert undisturbed(results / name) == undisturbed(whole / name), name
     verified = subprocess.run(

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from harness.cli.main import main
+from harness.sequence import LAST
 from harness.spec import RunRecord
 
 # What a test adds follows its ``[layout]``.
@@ -174,6 +175,11 @@ OWN = (
     "command",
     "order",
 )
+
+
+def files_in(folder: Path) -> list[Path]:
+    """All files of a results folder but the number of its last record, which each folder counts for itself."""
+    return [path for path in folder.rglob("*") if path.is_file() and path != folder / LAST]
 
 
 def undisturbed(path: Path) -> dict[str, Any]:

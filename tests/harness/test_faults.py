@@ -21,7 +21,7 @@ from harness import files, store
 from harness.claims import Claims
 from harness.errors import UserError
 from harness.spec import RunRecord
-from tests.harness.places import RUN, Spawn, command, environment, make_place, records, spawning
+from tests.harness.places import RUN, Spawn, command, environment, files_in, make_place, records, spawning
 
 # Each waits for processes to die, or for clocks.
 pytestmark = pytest.mark.slow
@@ -85,7 +85,7 @@ def test_two_on_one_folder_do_each_run_once(place: Path, spawn: Spawn) -> None:
     said = "".join(out for _, out, _ in ends)
     assert said.count(": started") == 8
     assert said.count("(by another bench run)") == 8, "and each tells of all"
-    assert [p.name for p in (place / "results").rglob("*") if p.is_file() and p.suffix != ".json"] == []
+    assert [p.name for p in files_in(place / "results") if p.suffix != ".json"] == []
 
 
 def test_the_claims_of_a_killed_driver_are_taken_over(place: Path, spawn: Spawn) -> None:
@@ -202,7 +202,7 @@ def test_sigterm_saves_the_training_and_says_how_to_go_on(place: Path, spawn: Sp
     assert len(list((place / "results").rglob("*.checkpoint.safetensors"))) == 1, "saved before its time"
     assert end(spawn(*words))[0] == 0
     assert only(place).resumed[0] >= 1
-    assert not [p for p in (place / "results").rglob("*") if p.is_file() and p.suffix != ".json"]
+    assert not [p for p in files_in(place / "results") if p.suffix != ".json"]
 
 
 def test_sigterm_between_runs_lets_a_short_run_end(place: Path, spawn: Spawn) -> None:
@@ -250,7 +250,7 @@ def test_a_disk_that_refuses_the_record_in_its_middle(place: Path, spawn: Spawn)
     code, _, err = end(spawn(*run("", "--categories", "a"), preexec_fn=limit))
     assert code == 2
     assert "The results folder results cannot be written (File too large)" in err
-    assert [p for p in (place / "results").rglob("*") if p.is_file()] == [], "nothing half-written stays"
+    assert files_in(place / "results") == [], "nothing half-written stays"
     assert end(spawn(*run("", "--categories", "a")))[0] == 0
 
 
@@ -267,7 +267,7 @@ def test_a_full_disk_in_the_middle_of_a_record(place: Path, spawn: Spawn, tmp_pa
         record = only_record(place, spawn)
         with pytest.raises(UserError, match=r"The disk of the results folder .* is full: free space"):
             store.write_record(small / "results", record.model_copy(update={"remarks": ["x" * 20_000]}))
-        assert not [p for p in small.rglob("*") if p.is_file() and p.name != "ballast"]
+        assert not [p for p in files_in(small / "results") if p.name != "ballast"]
         (small / "ballast").unlink()
     finally:
         subprocess.run(["umount", str(small)], check=True)

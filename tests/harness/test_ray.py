@@ -37,6 +37,7 @@ from tests.harness.places import (
     Spawn,
     bench,
     environment,
+    files_in,
     inside,
     make_place,
     records,
@@ -274,8 +275,7 @@ def with_fault(parameters: str, *words: str) -> list[str]:
 def same(place: Path, one: str, other: str) -> None:
     """Makes sure that two results folders hold the same records, and the same beside them."""
     one_files, other_files = (
-        {path.relative_to(place / name) for path in (place / name).rglob("*") if path.is_file()}
-        for name in (one, other)
+        {path.relative_to(place / name) for path in files_in(place / name)} for name in (one, other)
     )
     assert one_files == other_files
     for name in one_files:
@@ -499,4 +499,4 @@ def test_two_drivers_and_one_that_is_asked_to_end(place: Path, spawn: Spawn, clu
     assert [end(driver)[0] for driver in drivers] == [0, 0]
     assert len(records(place)) == 4
     assert any(record.resumed for record in records(place).values()), "what was saved goes on"
-    assert [p.name for p in (place / "results").rglob("*") if p.is_file() and p.suffix != ".json"] == []
+    assert [p.name for p in files_in(place / "results") if p.suffix != ".json"] == []

@@ -18,9 +18,9 @@ from click.testing import CliRunner, Result
 
 from harness.cli.main import main
 from harness.maps import save_maps
-from harness.sequence import LAST
 from harness.spec import RunRecord, checksum
 from harness.store import read_record, record_path, write_record
+from tests.harness.places import files_in
 
 MUSEUM = Path(__file__).parent / "museum"
 
@@ -45,9 +45,7 @@ def seed(number: int, **changes: Any) -> RunRecord:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """All files but the number of the folder's last record, which each folder counts for itself."""
-    found = [p for p in folder.rglob("*") if p.is_file() and p != folder / LAST]
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in found}
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files_in(folder)}
 
 
 # Verify
