@@ -42,7 +42,8 @@ SMALLER = {
     "tf_efficientnet_lite0": ULSAD,
     'bench run --methods "patchcore,patchcore[variant=authors],patchcore[neighbours=1]" --datasets mpdd '
     "--categories metal_plate --backbone tf_efficientnet_lite0": TINY,
-    "bench run --suite paper --protocol strict,paper": f"--methods ulsad {METAL} {ULSAD} --set ulsad.batch_size=4",
+    "bench run --suite paper --protocol strict,paper": f"--methods ulsad {METAL} {ULSAD} "
+    "--set ulsad.batch_size=4",
     "bench run --methods all --datasets mvtec_loco --evaluate native": "--methods ulsad,padim "
     f"--categories breakfast_box {ULSAD}",
     'bench run --methods "ulsad[lambda_l=0],ulsad" --datasets mvtec_loco --seeds 0-4': "--categories "

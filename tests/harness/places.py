@@ -178,7 +178,7 @@ OWN = (
 
 
 def files_in(folder: Path) -> list[Path]:
-    """All files of a results folder but the number of its last record, which each folder counts for itself."""
+    """All files of a results folder but the number of its last record, which is the folder's own."""
     return [path for path in folder.rglob("*") if path.is_file() and path != folder / LAST]
 
 
