@@ -42,8 +42,7 @@ SMALLER = {
     "tf_efficientnet_lite0": ULSAD,
     'bench run --methods "patchcore,patchcore[variant=authors],patchcore[neighbours=1]" --datasets mpdd '
     "--categories metal_plate --backbone tf_efficientnet_lite0": TINY,
-    "bench run --suite paper --protocol strict,paper": f"--methods ulsad {METAL} {ULSAD} "
-    "--set ulsad.batch_size=4",
+    "bench run --suite paper --protocol strict,paper": f"--methods ulsad {METAL} {ULSAD}",
     "bench run --methods all --datasets mvtec_loco --evaluate native": "--methods ulsad,padim "
     f"--categories breakfast_box {ULSAD}",
     'bench run --methods "ulsad[lambda_l=0],ulsad" --datasets mvtec_loco --seeds 0-4': "--categories "
@@ -68,6 +67,8 @@ SMALLER = {
     "bench run --methods patchcore,ulsad --datasets visa --categories candle --data-root ~/data": ULSAD,
     "bench run --methods ulsad --datasets mpdd --categories metal_plate --protocol strict,paper --backbone "
     "tf_efficientnet_lite0": ULSAD,
+    "bench run --methods ulsad --datasets mpdd --categories metal_plate --backbone tf_efficientnet_lite0 "
+    "--seeds 0,1,2": ULSAD,
     "bench efficiency": f"--methods ulsad,padim {DEMO} {ULSAD} --backbone-weights none --measure 0.2",
     "bench run --methods ulsad --datasets mpdd --categories metal_plate --keep weights": ULSAD,
     "bench run --methods patchcore --datasets widgets.toml --data-root ~/data": TINY,
