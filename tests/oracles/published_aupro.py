@@ -3,21 +3,26 @@
 The definition, from ``anomalib/utils/metrics/aupro.py`` of sukanyapatra1997/ULSAD-2024 at c75e169 (lines in
 brackets), with ``binary_roc`` and ``auc`` of torchmetrics 0.10.3, which its ``requirements.txt`` pins:
 
-- A ROC curve has a point for every distinct score, and (0, 0) before them. As soon as one of the scores that it
-  is drawn from leaves [0, 1], a sigmoid in float32 is put over all of them (``precision_recall_curve.py``, 175
+- A ROC curve has a point for every distinct score, and (0, 0) before them. As soon as one of the scores
+  that it
+  is drawn from leaves [0, 1], a sigmoid in float32 is put over all of them (``precision_recall_curve.py``,
+  175
   of torchmetrics), which makes large scores equal: above 17 all are 1.
-- K is the number of points of the curve of all pixels whose false-positive rate is at most the limit [126–133].
+- K is the number of points of the curve of all pixels whose false-positive rate is at most the limit
+  [126–133].
 - Each 8-connected region of a mask has its own curve, on the background of all images and the pixels of that
   region alone [154–158]. It is cut at the limit; the point at the limit is interpolated from the next one
   [161–176]. Where no false-positive rate but 0 is within the limit, it is cut at the next rate instead.
 - The regions' curves have different numbers of points. Each is stretched to K places *by the index of its
   points*, not by false-positive rate; its last place only is where its rate is the limit [178–187].
-- Rates and overlaps are averaged over regions place by place, which mixes overlaps at different false-positive
+- Rates and overlaps are averaged over regions place by place, which mixes overlaps at different
+  false-positive
   rates [188–193]. The area under the mean curve, its points sorted by rate, is divided by the last mean rate
   [219–220]. It is NaN where that is 0, which is so as soon as K is 1: the highest score is shared by more of
   the background than the limit allows.
 
-``python -m tests.oracles.published_aupro RESULTS --data-root FOLDER`` prints it beside ours for every record of
+``python -m tests.oracles.published_aupro RESULTS --data-root FOLDER`` prints it beside ours for every
+record of
 a results folder that has kept maps.
 """
 
@@ -56,7 +61,8 @@ def published_aupro(maps: NDArray[np.float32], masks: NDArray[np.uint8], limit: 
         limit: false-positive rate to integrate to, in (0, 1).
 
     Returns:
-        Mostly in [0, 1], for nothing holds it there; NaN where the mean curve ends at a false-positive rate of 0.
+        Mostly in [0, 1], for nothing holds it there; NaN where the mean curve ends at a false-positive
+          rate of 0.
     """
     order = np.argsort(-maps.ravel(), kind="stable")
     scores, regions = maps.ravel()[order], _regions(masks).ravel()[order]
@@ -117,7 +123,8 @@ def _stretched(rate: Floats, overlap: Floats, places: int, limit: np.float32) ->
 
 
 def compared(results: Path, data_root: Path | None, cache: Path) -> Iterator[tuple[RunRecord, float, float]]:
-    """Yields the records that have kept maps with their AUPRO, ours and the published code's, over all images.
+    """Yields the records that have kept maps with their AUPRO, ours and the published code's, over all
+    images.
 
     Raises:
         UserError: there is no results folder, or the masks of a record cannot be read.
