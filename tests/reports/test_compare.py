@@ -63,6 +63,7 @@ def test_the_report_shows_pairs_only_where_there_are_some(tmp_path: Path) -> Non
     html = (tmp_path / "report" / "index.html").read_text()
     assert "Published and measured" in html
     assert "14 of 45 pooled" in html
+    assert "AUPROs are of another definition" in html
     write_record(tmp_path / "other", record(0, 0.9, method="mine"))
     write(tmp_path / "other", tmp_path / "report")
     assert not (tmp_path / "report" / "published.csv").exists()
