@@ -125,10 +125,8 @@ def test_schedule_is_the_authors(values: dict[str, Any], agree: Agree) -> None:
     agree(SUBJECT, "learning rates of 25 meta-epochs, warm-up step by step", ORACLE, difference, 1e-12)
 
 
-@pytest.mark.parametrize(
-    ("idle", "entry"),
-    [pytest.param(False, "authors_code", marks=pytest.mark.slow), (True, "authors_code_zero_gradients")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("idle", "entry"), [(False, "authors_code"), (True, "authors_code_zero_gradients")])
 def test_training_and_scores_are_the_authors(
     idle: bool, entry: str, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch, agree: Agree
 ) -> None:
