@@ -14,7 +14,7 @@ import pytest
 
 from tests.oracles.agreement import PROPERTY, Agreement
 
-BEGIN, END = "<!-- oracles -->", "<!-- end of oracles -->"
+BEGIN, END = "<!-- oracles: -->", "<!-- :oracles -->"
 
 
 class Collected:
