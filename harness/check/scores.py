@@ -18,8 +18,9 @@ FALSE_DISCOVERY = 0.0025
 FALSE_RISE = 0.001
 # Percent points that a method without spread may lose: another machine's arithmetic.
 TOLERANCE = 0.1
-# Percent points that one seed alone may lose: four standard deviations where seeds scatter by 0.5.
-SINGLE_SEED = 3.0
+# Percent points that may be lost where no test is possible: four standard deviations
+# where seeds scatter by 0.5.
+UNTESTED = 3.0
 # Differences of all seeds below this are none.
 UNCHANGED = 0.05
 # Seeds that differ by less agree; the baseline has four decimals.
@@ -57,8 +58,11 @@ def judge_scores(cases: Sequence[Case], groups: Sequence[Group], min_effect: flo
                     tested.append((case, metric))
     kinds = [list(SCORES).index(metric) for _, metric in tested]
     losses = significance.Losses([case.differences[metric] for case, metric in tested], kinds)
-    for (case, metric), p in zip(tested, losses.p(), strict=True):
-        pending.append(_pending(case, metric, float(p)))
+    for (case, metric), p, testable in zip(tested, losses.p(), losses.testable, strict=True):
+        if testable:
+            pending.append(_pending(case, metric, float(p)))
+        else:
+            case.scores.append(_by_margin(case, metric, min_effect, "all seeds alike"))
     places = {(id(case), metric): at for at, (case, metric) in enumerate(tested)}
     for group in groups:
         pending += [found for m in SCORES if (found := _group_pending(group, m, losses, places))]
@@ -85,11 +89,15 @@ def _without_test(case: Case, metric: ScoreName, min_effect: float) -> Compared 
     if without_spread(case.cell):
         rule = f"no spread: tolerance {TOLERANCE}"
         return _compared(metric, base, mean, count, rule, mean < -TOLERANCE, mean > TOLERANCE)
-    if count == 1:
-        margin = max(SINGLE_SEED, min_effect)
-        rule = f"one seed: margin {margin:g}"
-        return _compared(metric, base, mean, 1, rule, mean < -margin, mean > margin)
-    return None
+    return _by_margin(case, metric, min_effect, "one seed") if count == 1 else None
+
+
+def _by_margin(case: Case, metric: ScoreName, min_effect: float, why: str) -> Compared:
+    """Decides what no test can: how much chance moves it is not known."""
+    change = case.differences[metric]
+    mean, margin = float(change.mean()), max(UNTESTED, min_effect)
+    rule = f"{why}: margin {margin:g}"
+    return _compared(metric, case.bases[metric], mean, len(change), rule, mean < -margin, mean > margin)
 
 
 def without_spread(cell: Cell) -> bool:

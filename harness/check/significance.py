@@ -4,7 +4,9 @@
 bit by bit. A change of a library or of the machine shifts each seed at random; then they scatter around 0.
 With five seeds a cell's own variance has four degrees of freedom, and hardly a t test survives a correction
 over a hundred others. So variances are moderated as in Smyth (2004, doi:10.2202/1544-6115.1027): each is
-drawn towards what the other cells have, as strongly as they agree among themselves. A method over all its
+drawn towards what the other cells have, as strongly as they agree among themselves. Seeds that all differ by
+the same amount, as AUROCs of few images may, have no variance of their own: they take the other cells', and
+where those have none either, nothing is known of chance and nothing is tested. A method over all its
 categories is tested beside its cells, with the variances of its cells added up and Welch–Satterthwaite's
 degrees of freedom.
 
@@ -42,15 +44,16 @@ class Losses:
         sizes = np.array([len(d) for d in differences], dtype=np.float64)
         variances = np.array([d.var(ddof=1) for d in differences], dtype=np.float64)
         moderated, self._freedom = moderate(variances, sizes - 1, np.array(kinds, dtype=np.int64))
+        self.testable = moderated > _ROUNDING
         self._means = np.array([d.mean() for d in differences], dtype=np.float64)
         self._errors = moderated / sizes
 
     def p(self) -> Array:
-        """Returns the one-sided p-values of the cells' losses [cells]."""
+        """Returns the one-sided p-values of the cells' losses [cells], 0.5 where not ``testable``."""
         return _lower_t(self._means, self._errors, self._freedom)
 
     def group_p(self, cells: Sequence[int], mean: float, count: int) -> float:
-        """Returns the one-sided p-value of a loss of the mean over categories.
+        """Returns the one-sided p-value of a loss of the mean over categories, 0.5 where no cell is testable.
 
         Args:
             cells: positions of those categories whose cells are among the tests.
@@ -65,7 +68,13 @@ class Losses:
 
 
 def mean_loss_p(means: Array) -> float:
-    """Returns the one-sided p-value of a loss, the differences [n] of categories being the units."""
+    """Returns the one-sided p-value of a loss, the differences [n] of categories being the units.
+
+    A t test, or a sign test where all differ by the same amount.
+    """
+    if means.var() <= _ROUNDING:
+        side = 0.5 ** len(means)
+        return side if means[0] < 0 else 1 - side
     error = means.var(ddof=1, keepdims=True) / len(means)
     return float(_lower_t(means.mean(keepdims=True), error, np.array([len(means) - 1.0]))[0])
 
@@ -73,8 +82,9 @@ def mean_loss_p(means: Array) -> float:
 def moderate(variances: Array, freedom: Array, kinds: npt.NDArray[np.int64]) -> tuple[Array, Array]:
     """Draws variances towards each other.
 
-    The prior, a scaled inverse χ² distribution, is fitted to the logarithms: its centre to their mean within
-    each kind, its degrees of freedom to their variance around that.
+    The prior, a scaled inverse χ² distribution, is fitted to the logarithms of those above rounding: its
+    centre to their mean within each kind, its degrees of freedom to their variance around that. The others of
+    such a kind are drawn towards it too.
 
     Args:
         variances: sample variances [n].
@@ -97,14 +107,16 @@ def moderate(variances: Array, freedom: Array, kinds: npt.NDArray[np.int64]) -> 
     around = float(((logs - centres[which]) ** 2).sum() / (len(logs) - len(present)))
     excess = around - float(special.polygamma(1, half).mean())
     prior = 2 * _inverse_trigamma(excess) if excess > 0 else np.inf
+    drawn = np.isin(kinds, present)
+    places = np.searchsorted(present, kinds[drawn])
     if np.isinf(prior):
         total = np.bincount(which, freedom[used] * variances[used]) / np.bincount(which, freedom[used])
-        mixed = total[which]
+        mixed = total[places]
     else:
-        centre = np.exp(centres + special.digamma(prior / 2) - np.log(prior / 2))[which]
-        mixed = (freedom[used] * variances[used] + prior * centre) / (freedom[used] + prior)
+        centre = np.exp(centres + special.digamma(prior / 2) - np.log(prior / 2))[places]
+        mixed = (freedom[drawn] * variances[drawn] + prior * centre) / (freedom[drawn] + prior)
     moderated, degrees = variances.copy(), freedom.copy()
-    moderated[used], degrees[used] = mixed, freedom[used] + prior
+    moderated[drawn], degrees[drawn] = mixed, freedom[drawn] + prior
     return moderated, degrees
 
 
@@ -189,8 +201,8 @@ def _lower_t(means: Array, squared_errors: Array, freedom: Array) -> Array:
     errors = np.sqrt(squared_errors)
     spread = errors > np.sqrt(_ROUNDING)
     p = stats.t.cdf(means / np.where(spread, errors, 1.0), freedom)
-    # Without any scatter a difference is a difference.
-    return np.asarray(np.where(spread, p, np.where(means < 0, 0.0, 1.0)), dtype=np.float64)
+    # Without any scatter nothing is known of chance.
+    return np.asarray(np.where(spread, p, 0.5), dtype=np.float64)
 
 
 def _inverse_trigamma(value: float) -> float:

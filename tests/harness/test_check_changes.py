@@ -49,7 +49,7 @@ def test_a_rise_asks_for_an_explanation(tmp_path: Path, check: Check) -> None:
 
 def test_a_small_rise_is_none(tmp_path: Path, check: Check) -> None:
     write(tmp_path / "old")
-    write(tmp_path / "new", lost=-0.003)
+    write(tmp_path / "new", lost=-0.004, spread=0.9)
     assert check().answer == "ok"
     assert check("--min-effect", "0.2").answer == "score changed"
 
@@ -63,8 +63,8 @@ def test_margins_hold_upwards_too(tmp_path: Path, check: Check, seeds: int, gain
 
 def test_a_loss_elsewhere_counts_more_than_a_rise(tmp_path: Path, check: Check) -> None:
     write(tmp_path / "old")
-    write(tmp_path / "new", lost=-0.02)
-    write(tmp_path / "new", methods=("dfr",), hit=("dfr",), lost=0.02)
+    write(tmp_path / "new", lost=-0.02, spread=0.9)
+    write(tmp_path / "new", methods=("dfr",), hit=("dfr",), lost=0.02, spread=0.9)
     report = check()
     assert (report.exit_code, report.answer) == (1, "score worse")
     assert {verdict.answer for verdict in report.verdicts} >= {"score worse", "score changed"}
@@ -160,7 +160,7 @@ def test_other_numbers_of_images_are_other_conditions(
 
 def test_explain_names_what_can_have_changed_a_score(tmp_path: Path) -> None:
     write(tmp_path / "old")
-    write(tmp_path / "new", lost=-0.02, environment=GPU | {"git": "b" * 40})
+    write(tmp_path / "new", lost=-0.02, spread=0.9, environment=GPU | {"git": "b" * 40})
     base = tmp_path / "baseline.json"
     bench("baseline", "--results", tmp_path / "old", "-o", base)
     said = bench("check", "--baseline", base, "--results", tmp_path / "new", "--explain", "a/ulsad")

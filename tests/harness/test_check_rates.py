@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from harness.check.significance import Losses, discoveries, longer_p, moderate, slow_down
+from harness.check.significance import Losses, discoveries, longer_p, mean_loss_p, moderate, slow_down
 from tests.harness.check_rates import FIRST, MACHINE, METHOD, World, called, false_alarm, rate
 
 ROUGH = World(low=0.5, high=0.5, loss=1, changed=5)
@@ -28,7 +28,33 @@ def test_few_cells_have_the_plain_paired_t_test() -> None:
     changes = [rng.normal(-0.5, 0.4, 5), rng.normal(0, 1, 4)]
     p = Losses(changes, [0, 0]).p()
     assert p == pytest.approx([stats.ttest_1samp(change, 0, alternative="less").pvalue for change in changes])
-    assert Losses([np.full(5, -1.0), np.zeros(5)], [0, 0]).p().tolist() == [0, 1]
+
+
+def test_equal_differences_take_the_noise_of_other_cells_or_are_not_tested() -> None:
+    alone = Losses([np.full(5, -1.0), np.full(5, 1.0)], [0, 0])
+    assert alone.p().tolist() == [0.5, 0.5]
+    assert not alone.testable.any()
+    rng = np.random.default_rng(0)
+    noisy = list(rng.normal(0, 0.4, (40, 5)))
+    beside = Losses([np.full(5, -1.0), *noisy], [0] * 41)
+    assert beside.testable.all()
+    assert 0 < beside.p()[0] < 0.001
+    assert mean_loss_p(np.full(3, -1.0)) == 1 / 8
+    assert mean_loss_p(np.full(3, 1.0)) == 7 / 8
+
+
+def test_cells_of_few_images_give_no_false_alarm_by_equal_steps() -> None:
+    """Two seeds, five cells in AUROC steps of 4 points, shifted at random: equal falls are common there."""
+    rng = np.random.default_rng(0)
+    alarms, equal = 0, 0
+    for _ in range(400):
+        changes = [4.0 * rng.integers(-1, 2, 2) for _ in range(5)]
+        changes = [change for change in changes if np.abs(change).max() > 0]
+        equal += any(np.ptp(change) == 0 and change[0] < 0 for change in changes)
+        p = Losses(changes, [0] * len(changes)).p() if changes else np.array([])
+        alarms += bool(discoveries(p, 0.0025).any())
+    assert equal > 100
+    assert alarms <= 4
 
 
 def test_variances_are_drawn_as_far_as_they_were_made_to_agree() -> None:
