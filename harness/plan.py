@@ -43,7 +43,7 @@ class Options:
     Attributes:
         devices: where runs are executed, one at a time on each.
         overwrite: which runs that have a record are done again: none (``never``), those that failed
-            or lack what is to be kept (``failed``), also those with other metrics' versions
+            or whose artefacts are missing (``failed``), also those with other metrics' versions
             (``stale``), or all (``always``).
         keep: artefacts beside the records: ``maps``, ``weights``, ``parts``.
         checkpoint_every: seconds between two checkpoints of a training at least.

@@ -245,7 +245,7 @@ def _checked(method: Any, where: str) -> type[Method]:
         raise UserError(f"{where} is no subclass of harness.Method.")
     missing = sorted(getattr(method, "__abstractmethods__", ()))
     if missing:
-        raise UserError(f"{where} lacks {', '.join(missing)}.")
+        raise UserError(f"{where} has no {', '.join(missing)}.")
     for attribute, kind in (("version", int), ("citation", Citation)):
         if not isinstance(getattr(method, attribute, None), kind):
             raise UserError(f"{where} must state '{attribute}', a {kind.__name__}.")

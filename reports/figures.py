@@ -9,7 +9,7 @@ from reports.names import visible
 
 
 def critical_difference_svg(methods: Sequence[str], average: Sequence[float], critical: float) -> str:
-    """Returns a critical-difference diagram; bars join what Nemenyi cannot tell apart.
+    """Returns a critical-difference diagram; bars join what Nemenyi's test does not separate.
 
     Args:
         methods: names.

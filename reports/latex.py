@@ -1,6 +1,6 @@
 """LaTeX tables for a paper: booktabs, best in bold, second underlined, missing cells explained below.
 
-In the row of means everything is bold that cannot be told from the best, where a test is possible.
+In the row of means everything is bold that is statistically tied with the best, where a test is possible.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ LEVEL = 0.95
 _ALPHA = 1 - LEVEL
 # Percent points below which a standard deviation is rounding, not spread.
 _ROUNDING = 1e-9
-# Below so many units no two methods are told apart: five signs that agree have 2 / 2⁵ > 5 %.
+# Below so many units no two methods differ significantly: five signs that agree have 2 / 2⁵ > 5 %.
 _LEAST = 6
 
 
@@ -55,7 +55,7 @@ class Comparison:
         estimate: each method's mean [M] over units, with its interval.
         differences: the best method minus each [M], with intervals (uncorrected).
         p: Holm-corrected two-sided p-values of the paired t tests, [M, M], 1 on the diagonal.
-        tied: for each method whether it cannot be told from the best, [M].
+        tied: for each method whether it is statistically tied with the best, [M].
         ranks: for each method the lowest and highest rank that the tests allow.
     """
 

@@ -91,7 +91,9 @@ def audit_dataset(
     for name in names:
         data = scan_category(card, name, root)
         if not data.train and not data.test:
-            raise UserError(f"Category '{name}' in {root} has no image: `bench data check` says what lacks.")
+            raise UserError(
+                f"Category '{name}' in {root} has no image: `bench data check` says what is missing."
+            )
         yield _audit(card, name, root, data, most)
 
 

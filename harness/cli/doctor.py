@@ -1,4 +1,4 @@
-"""``bench doctor``: what is installed and on disk, and what to do about each lack."""
+"""``bench doctor``: what is installed and on disk, and what to do about what is missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def doctor(data_root: Path | None, results: Path, as_json: bool) -> None:
-    """Say what is installed and on disk, and what to do about each lack.
+    """Say what is installed and on disk, and what to do about what is missing.
 
     Nothing is downloaded. Exits with 1 if something keeps the demo from running.
     """
@@ -35,13 +35,13 @@ def doctor(data_root: Path | None, results: Path, as_json: bool) -> None:
                 section = finding.section
             _say(finding)
     problems = sum(finding.state == "problem" for finding in findings)
-    lacks = sum(finding.state == "lack" for finding in findings)
+    missing = sum(finding.state == "missing" for finding in findings)
     if as_json:
         answer = {"demo_runs": not problems, "findings": [asdict(finding) for finding in findings]}
         click.echo(json.dumps(answer, indent=1))
     else:
         runs = f"{problems} problems keep the demo from running" if problems else "The demo can run"
-        click.echo(f"{runs}; {lacks} lacks that it does without.")
+        click.echo(f"{runs}; {missing} things are missing that it does not need.")
     sys.exit(1 if problems else 0)
 
 

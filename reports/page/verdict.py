@@ -137,9 +137,9 @@ def _best(ranking: Ranking, split: str, metric: str) -> dict[str, Any]:
     if not others:
         sure = "ahead of all others at 95 %"
     elif len(others) <= 3:
-        sure = f"not told from {', '.join(others)}"
+        sure = f"statistically tied with {', '.join(others)}"
     else:
-        sure = f"not told from {len(others)} others"
+        sure = f"statistically tied with {len(others)} others"
     return {"methods": first, "value": cells[best].text(), "sure": sure + partial}
 
 

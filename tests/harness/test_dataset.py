@@ -214,7 +214,7 @@ def test_mistakes_in_the_csv(tmp_path: Path, row: tuple[str, str, str, str], wor
 
 def test_csv_without_a_column(tmp_path: Path) -> None:
     visa_tree(tmp_path / "visa", VISA).write_text("object,split,image,mask\n")
-    with pytest.raises(UserError, match="lacks the column 'label'"):
+    with pytest.raises(UserError, match="has no column 'label'"):
         read_category(load_card("visa"), "candle", tmp_path)
 
 

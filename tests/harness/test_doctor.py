@@ -1,4 +1,4 @@
-"""`bench doctor`: every lack is found and comes with what to do, and nothing makes it fail itself."""
+"""`bench doctor`: everything missing is found and comes with what to do, and nothing makes it fail itself."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_machine_that_runs_the_demo(tmp_path: Path) -> None:
 def test_on_the_terminal() -> None:
     done = CliRunner().invoke(main, ["doctor"])
     assert done.exit_code == 0
-    assert "  lack    data root: none is given" in done.output
+    assert "  missing data root: none is given" in done.output
     assert "          → Give --data-root, or set BENCH_DATA" in done.output
     assert done.output.splitlines()[-1].startswith("The demo can run; ")
 
@@ -100,7 +100,7 @@ def test_it_knows_the_extras_of_the_package() -> None:
         assert all(any(wanted.startswith(name) for wanted in project[extra]) for name in distributions), extra
 
 
-@pytest.mark.parametrize(("free", "code", "state"), [(10**8, 1, "problem"), (10**9, 0, "lack")])
+@pytest.mark.parametrize(("free", "code", "state"), [(10**8, 1, "problem"), (10**9, 0, "missing")])
 def test_a_full_disk(monkeypatch: pytest.MonkeyPatch, free: int, code: int, state: str) -> None:
     usage = namedtuple("usage", "free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(free))
@@ -136,7 +136,7 @@ def test_programs_that_only_tests_need(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_why_there_is_no_gpu(cuda: str | None, driver: bool, words: str) -> None:
     found = doctor._no_gpu(cuda, driver)
     assert words in found.text
-    assert found.state == "lack"
+    assert found.state == "missing"
     assert found.remedy
 
 

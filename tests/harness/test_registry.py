@@ -68,7 +68,7 @@ def test_installed_methods_are_found_and_others_are_not() -> None:
     [
         ("Goood", "Did you mean 'Good'"),
         ("NoVersion", "must state 'version', a int"),
-        ("Abstract", "lacks load_state_dict, predict, state_dict"),
+        ("Abstract", "has no load_state_dict, predict, state_dict"),
         ("NoMethod", "is no subclass of harness.Method"),
     ],
 )

@@ -186,7 +186,7 @@ def test_what_ties_with_the_best_is_bold_and_without_an_interval_that_is_said() 
     text = page(board)
     assert "rank 1–2" in text
     assert 'class="best">60.0' in text
-    assert "what cannot be told from the best at 95 %" in text
+    assert "what is statistically tied with the best at 95 %" in text
     detection = next(text for name, text in tables(board).items() if name.endswith("detection.tex"))
     assert r"mean & \textbf{67.5}" in detection
     assert r"& \textbf{60.0}" in detection.split("midrule")[-1]
