@@ -54,7 +54,7 @@ def fuzz(session: nox.Session) -> None:
 @nox.session(python=False)
 def chaos(session: nox.Session) -> None:
     """200 runs, workers and drivers killed at random, started again until done; --seed makes one again."""
-    session.run(PYTHON, "-m", "tests.harness.chaos", *session.posargs)
+    session.run(PYTHON, "-m", "tests.chaos.chaos", *session.posargs)
 
 
 @nox.session(python=False)
@@ -66,13 +66,13 @@ def sabotage(session: nox.Session) -> None:
 @nox.session(python=False)
 def simulate(session: nox.Session) -> None:
     """Plans of up to a million runs on up to 1,000 simulated GPUs: a table for docs/scheduling.md."""
-    session.run(PYTHON, "-m", "tests.harness.simulate", *session.posargs)
+    session.run(PYTHON, "-m", "tests.harness.planning.simulate", *session.posargs)
 
 
 @nox.session(python=False)
 def growth(session: nox.Session) -> None:
     """What 100,000 simulated records take, and a million; a folder with 20 GB free after --."""
-    session.run(PYTHON, "-m", "tests.harness.growth", *session.posargs)
+    session.run(PYTHON, "-m", "tests.harness.results.growth", *session.posargs)
 
 
 @nox.session(python=False)
@@ -116,7 +116,7 @@ def types(session: nox.Session) -> None:
         session.warn("npx is not installed: the page's script is not checked")
         return
     options = ("--noEmit", "--checkJs", "--strict", "--target", "es2022", "--lib", "es2022,dom,dom.iterable")
-    script = "reports/templates/page.js"
+    script = "reports/page/templates/page.js"
     session.run("npx", "--yes", "-p", "typescript@5", "tsc", *options, script, external=True)
 
 

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.errors import UserError
+    from harness.common.errors import UserError
     from harness.method import (
         Asset,
         Backbone,
@@ -23,12 +23,15 @@ if TYPE_CHECKING:
         Setup,
         TrainingData,
     )
-    from harness.spec import Protocol, RunRecord, RunSpec, Suite
+    from harness.spec.protocols import Protocol
+    from harness.spec.record import RunRecord
+    from harness.spec.run import RunSpec
+    from harness.spec.suite import Suite
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "UserError": "harness.errors",
+    "UserError": "harness.common.errors",
     "Asset": "harness.method",
     "Backbone": "harness.method",
     "Citation": "harness.method",

@@ -177,7 +177,7 @@ def shuffled(count: int, batch_size: int, generator: torch.Generator, least: int
 
 
 class Checkpoints(Protocol):
-    """Where trainings are saved and restored: the harness's business, see ``harness.checkpoint``."""
+    """Where trainings are saved and restored: ``harness.execution.checkpoint`` does it."""
 
     def restore(self, parts: Mapping[str, Any]) -> int:
         """Restores the parts as they were last saved; returns after which epoch, 0 where nothing was."""

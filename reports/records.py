@@ -20,9 +20,9 @@ import numpy as np
 import pydantic
 from pydantic import TypeAdapter, create_model
 
-from harness.files import SETTLED_NS, cache_dir, remove_leftovers, write_atomically
-from harness.spec import RunRecord
-from harness.store import COMPACTED, Folder, Loaded, record_names
+from harness.common.files import SETTLED_NS, cache_dir, remove_leftovers, write_atomically
+from harness.results.store import COMPACTED, Folder, Loaded, record_names
+from harness.spec.record import RunRecord
 
 # Fewer records than these are read in no time, and leave no file behind.
 FEW = 1000

@@ -15,26 +15,31 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from harness.errors import UserError
-from harness.files import write_atomically
-from harness.spec import KINDS_MEAN
-from harness.store import record_names
-from reports.apart import LIMIT, NoRecordsError, by_dataset, write_apart
-from reports.audit import TestImages, audit
-from reports.beside import beside
-from reports.compare import Pair, compare, frame
-from reports.formats import FORMATS, asked, to_json, to_markdown, to_parquet
-from reports.html import page
-from reports.latex import tables
-from reports.leaderboard import MEAN, METRICS, Leaderboard, Ranking, build
-from reports.line import operating_csv
-from reports.names import to_csv, visible
+from harness.common.errors import UserError
+from harness.common.files import write_atomically
+from harness.common.text import visible
+from harness.results.store import record_names
+from harness.spec.metrics import METRICS
+from harness.spec.record import KINDS_MEAN
+from reports.figures.plots import chosen_figures, undrawn, write_figures
 from reports.page.gallery import FOLDER, Gallery, write_pictures
-from reports.paper_tables import files as files_of
-from reports.plots import chosen_figures, undrawn, write_figures
-from reports.published import Published, published
+from reports.page.page import page
+from reports.per_dataset import LIMIT, NoRecordsError, by_dataset, write_apart
+from reports.published.compare import Pair, compare, frame
+from reports.published.consistency import TestImages, audit
+from reports.published.numbers import Published, published
+from reports.rankings.leaderboard import Leaderboard, build
+from reports.rankings.ranking import Ranking
+from reports.rankings.scores import MEAN
+from reports.rankings.tidy_table import tidy
+from reports.rankings.tidy_table import to_csv as tidy_csv
 from reports.records import chosen_names, load
-from reports.tidy import to_csv as tidy_csv
+from reports.second_process import beside
+from reports.tables.csv_text import to_csv
+from reports.tables.formats import FORMATS, asked, to_json, to_markdown, to_parquet
+from reports.tables.leaderboard_latex import tables
+from reports.tables.operating_points import operating_csv
+from reports.tables.paper import files as files_of
 
 # From so many records on, the page and the tables are worth a core each.
 MANY = 10_000
@@ -96,10 +101,11 @@ def write(
         datasets: names of datasets, comma-separated, whose records are reported; empty means all.
         wanted: the paper's tables and those of suites to write too, e.g. ``paper`` or ``table-1,leak``; its
             figures may be named too, as in ``figures``.
-        figures: which figures for papers to draw too, e.g. ``all`` or ``figure-7``, see :mod:`reports.plots`.
+        figures: which figures for papers to draw too, e.g. ``all`` or ``figure-7``, see
+            :mod:`reports.figures.plots`.
         latex_style: ``tmlr`` (one column) or ``ieee`` (two).
         latex_cite: whether methods in LaTeX carry the key of their paper in ``references.bib``.
-        formats: which files to write, see :data:`reports.formats.FORMATS`; others that are there stay.
+        formats: which files to write, see :data:`reports.tables.formats.FORMATS`; others that are there stay.
         only_tables: write nothing but the tables that ``wanted`` names, and print them.
         versions: of the installed methods, by name, so that records of earlier ones are told.
         test_images: official number of test images by dataset and category, for the published numbers.
@@ -257,7 +263,7 @@ def _write(source: _Records, output: Path, asked_for: _Asked) -> tuple[Leaderboa
 
 def _write_tidy(output: Path, board: Leaderboard, pairs: Sequence[Pair], kinds: Collection[str]) -> None:
     """Writes the tidy table, and beside its CSV what there is to compare."""
-    table = board.table()
+    table = tidy(board.rankings)
     if "csv" in kinds:
         _write_pairs(output / "published.csv", pairs)
         _write_operating(output / "operating.csv", operating_csv(board.rankings))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 import time
@@ -10,36 +11,72 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-MODULES = sorted(p for room in ("harness", "methods", "reports") for p in (ROOT / room).rglob("*.py"))
-ALLOWED = {
-    "harness": ("harness",),
-    "methods": ("harness.method", "methods"),
-    "reports": (
-        *("harness.spec", "harness.store", "harness.maps", "harness.pictures", "harness.views"),
-        *("harness.errors", "harness.files", "reports"),
-    ),
-}
+from tests.house import FLOORS, ROOT, arrows, circles, modules, room, rooms, upward
+
+FILES = modules(ROOT)
+FOUND = arrows(FILES)
+# Whom methods and reports may import, beside themselves.
+ALLOWED = {"methods": {"harness.method"}, "reports": {"common", "spec", "results"}}
 
 
-def imports(path: Path) -> set[str]:
+def test_imports_only_go_down() -> None:
+    assert not upward(FOUND)
+
+
+def test_every_room_has_its_floor() -> None:
+    known = {name for names in FLOORS for name in names} | {"method"}
+    assert {name for name in rooms(FOUND) if name != "harness"} <= known
+
+
+def test_there_is_no_circle() -> None:
+    assert not circles(FOUND)
+
+
+def test_the_interface_imports_nothing_of_ours() -> None:
+    assert not FOUND["harness.method"]
+
+
+def test_methods_import_the_interface_alone() -> None:
+    own = {n: targets for n, targets in FOUND.items() if n.split(".")[0] == "methods"}
+    for name, targets in own.items():
+        stray = {t for t in targets if t.split(".")[0] != "methods"} - ALLOWED["methods"]
+        assert not stray, name
+
+
+def test_reports_import_values_and_results_alone() -> None:
+    for name, targets in FOUND.items():
+        if name.split(".")[0] == "reports":
+            stray = {t for t in targets if t.startswith("harness") and room(t) not in ALLOWED["reports"]}
+            assert not stray | {t for t in targets if t.startswith("methods")}, name
+
+
+def test_the_harness_knows_neither_methods_nor_reports() -> None:
+    for name, targets in FOUND.items():
+        if name.split(".")[0] == "harness":
+            assert not {t for t in targets if not t.startswith("harness")}, name
+
+
+@pytest.mark.parametrize("path", FILES.values(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_modules_are_short_and_have_no_pickle(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
-    return names
+    assert not names & {"pickle", "cPickle", "dill", "joblib"}
+    assert len(text.splitlines()) <= 400
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_rooms_import_only_what_they_may(path: Path) -> None:
-    room = path.relative_to(ROOT).parts[0]
-    own = {name for name in imports(path) if name.split(".")[0] in ALLOWED}
-    stray = {n for n in own if not any(n == a or n.startswith(f"{a}.") for a in ALLOWED[room])}
-    assert not stray
-    assert not imports(path) & {"pickle", "cPickle", "dill", "joblib"}
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+@pytest.mark.parametrize("name", sorted({name for names in FLOORS for name in names} - {"cli"}))
+def test_what_a_room_hands_on_is_there(name: str) -> None:
+    package = importlib.import_module(f"harness.{name}")
+    assert package.__doc__
+    for public in package.__all__:
+        assert getattr(package, public) is not None
+    with pytest.raises(AttributeError, match=f"'harness.{name}' has no attribute 'nothing'"):
+        package.nothing  # noqa: B018
 
 
 def test_datasets_holds_no_python() -> None:
@@ -47,7 +84,7 @@ def test_datasets_holds_no_python() -> None:
 
 
 def test_torch_load_is_always_weights_only() -> None:
-    for path in MODULES:
+    for path in FILES.values():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords)
@@ -62,10 +99,18 @@ def test_nothing_installed_is_importable_as_datasets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["import harness", "from harness.cli.main import main; main(['--help'], standalone_mode=False)"]
+    ("code", "heavy"),
+    [
+        ("import harness", {"torch", "pandas", "cv2"}),
+        (
+            "from harness.cli.main import main; main(['--help'], standalone_mode=False)",
+            {"torch", "pandas", "cv2"},
+        ),
+        ("import reports.write", {"torch", "cv2", "matplotlib"}),
+    ],
 )
-def test_the_door_is_light(code: str) -> None:
-    check = f"import sys; exec({code!r}); assert not {{'torch', 'pandas', 'cv2'}} & set(sys.modules)"
+def test_the_door_is_light(code: str, heavy: set[str]) -> None:
+    check = f"import sys; exec({code!r}); assert not {heavy!r} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, capture_output=True)
 
 

@@ -13,9 +13,12 @@ from pydantic.fields import FieldInfo
 
 from harness.cli.main import main
 from harness.method import Method
-from harness.protocols import PROTOCOLS
-from harness.registry import load_method
-from harness.spec import Fingerprint, Identity, RunRecord, RunSpec, Suite
+from harness.registry.methods import load_method
+from harness.spec.fingerprints import Fingerprint
+from harness.spec.protocols import PROTOCOLS
+from harness.spec.record import RunRecord
+from harness.spec.run import Identity, RunSpec
+from harness.spec.suite import Suite
 
 
 def cell(text: str) -> str:

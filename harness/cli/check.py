@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli.options import Finite, sentences
-from harness.errors import UserError
+from harness.common.errors import UserError
 
 if TYPE_CHECKING:
-    from harness.check.report import Report
+    from harness.checks.regression.verdict import Report
 
 # `git bisect run` skips a commit on this code.
 _CANNOT_TELL = 125
@@ -43,9 +43,9 @@ def baseline(folders: tuple[Path, ...], output: Path, debug: bool) -> None:
     weights, data and versions, by cell (dataset/category/method/protocol).
     """
     with sentences(debug):
-        from harness.check.baseline import write_baseline
-        from harness.check.gather import as_baseline, gather
-        from harness.check.text import plain
+        from harness.checks.regression.baseline import write_baseline
+        from harness.checks.regression.gather import as_baseline, gather
+        from harness.common.text import plain
 
         found = gather(folders)
         made = as_baseline(found)
@@ -113,11 +113,11 @@ def check(
     with _cannot_tell(bisect), sentences(debug):
         from rich.console import Console
 
-        from harness.check.baseline import read_baseline
-        from harness.check.explain import explain, find_cell
-        from harness.check.gather import gather
-        from harness.check.judge import Rules, judge
-        from harness.check.show import print_report, to_junit, to_markdown, workflow_commands
+        from harness.checks.regression.baseline import read_baseline
+        from harness.checks.regression.explain import explain, find_cell
+        from harness.checks.regression.gather import gather
+        from harness.checks.regression.judge import Rules, judge
+        from harness.checks.regression.show import print_report, to_junit, to_markdown, workflow_commands
 
         before = read_baseline(baseline_file)
         cell = find_cell(explained, before) if explained is not None else None
@@ -156,8 +156,8 @@ def history(file: Path, cell: str, output: Path | None, debug: bool) -> None:
         from rich.table import Table
         from rich.text import Text
 
-        from harness.check.history import courses, read
-        from harness.check.text import plain
+        from harness.checks.regression.history import courses, read
+        from harness.common.text import plain
 
         nights, damaged = read(file)
         for text in damaged:
@@ -174,7 +174,7 @@ def history(file: Path, cell: str, output: Path | None, debug: bool) -> None:
         Console(highlight=False).print(table)
         click.echo(f"{len(nights)} checks, the last on {plain(nights[-1].time)}: {nights[-1].answer}.")
         if output:
-            from harness.check.history_page import page
+            from harness.checks.regression.history_page import page
 
             _write(output, page(nights, found).encode())
             click.echo(f"Charts: {plain(output)}")
@@ -194,13 +194,13 @@ def _cannot_tell(bisect: bool) -> Iterator[None]:
 def _remember(path: Path, report: Report) -> None:
     from datetime import UTC, datetime
 
-    from harness.check.history import append
+    from harness.checks.regression.history import append
 
     append(path, report, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def _write(path: Path, content: bytes) -> None:
-    from harness.check.text import plain
+    from harness.common.text import plain
 
     # The page of a job's summary may hold what earlier commands of the step wrote.
     mode = "ab" if str(path) == os.environ.get("GITHUB_STEP_SUMMARY") else "wb"

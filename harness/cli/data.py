@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.options import RUN_OPTIONS, Finite, chosen_suite, names, sentences, with_options
-from harness.errors import UserError
+from harness.common.errors import UserError
 
 if TYPE_CHECKING:
-    from harness.dataset import Card
+    from harness.data.card import Card
 
 
 @click.group()
@@ -29,9 +29,9 @@ def data() -> None:
 def check(dataset: str, categories: list[str] | None, data_root: Path | None, debug: bool) -> None:
     """Compare a dataset on disk with its card."""
     with sentences(debug):
-        from harness.datacheck import check_dataset
-        from harness.dataset import load_card
-        from harness.images import cache_dir
+        from harness.checks.dataset.completeness import check_dataset
+        from harness.common.files import cache_dir
+        from harness.data.card import load_card
 
         problems = check_dataset(load_card(dataset), categories, data_root, cache_dir())
         for problem in problems:
@@ -78,12 +78,11 @@ def audit(
     with sentences(debug):
         from rich.console import Console
 
-        from harness.audit.audit import audit_dataset
-        from harness.audit.page import page
-        from harness.audit.show import print_audit
-        from harness.dataset import load_card
-        from harness.files import write_atomically
-        from harness.images import cache_dir
+        from harness.checks.dataset.audit import audit_dataset
+        from harness.checks.dataset.page import page
+        from harness.checks.dataset.show import print_audit
+        from harness.common.files import cache_dir, write_atomically
+        from harness.data.card import load_card
 
         cards = [load_card(name) for name in datasets]
         found = [
@@ -108,9 +107,9 @@ def fetch(dataset: str, accept_licence: bool, data_root: Path | None, debug: boo
     with sentences(debug):
         from rich.console import Console
 
-        from harness.console import download_bar
-        from harness.dataset import load_card
-        from harness.fetching.fetch import fetch_dataset, present_folder
+        from harness.data.card import load_card
+        from harness.data.fetch import fetch_dataset, present_folder
+        from harness.execution.progress import download_bar
 
         card = load_card(dataset)
         if card.generator:
@@ -150,7 +149,8 @@ def _accept(card: Card, accepted: bool) -> None:
 def cache(context: click.Context) -> None:
     """Show the cache; `bench cache clear` empties it of what can be made again."""
     if context.invoked_subcommand is None:
-        from harness.images import cache_dir, cache_entries
+        from harness.common.files import cache_dir
+        from harness.data.image_cache import cache_entries
 
         entries = cache_entries(cache_dir())
         size = sum(entry.bytes for entry in entries)
@@ -160,7 +160,8 @@ def cache(context: click.Context) -> None:
 @cache.command()
 def clear() -> None:
     """Remove decoded images, the demo and copies of records, made again when needed; downloads stay."""
-    from harness.images import cache_dir, clear_cache
+    from harness.common.files import cache_dir
+    from harness.data.image_cache import clear_cache
 
     count, size = clear_cache(cache_dir())
     click.echo(f"Removed {count} entries, {size / 1e6:.1f} MB.")
@@ -177,10 +178,10 @@ def prepare(offline: bool, debug: bool, **given: Any) -> None:
     with sentences(debug):
         from rich.console import Console
 
-        from harness.console import download_bar
-        from harness.fetching.prepare import Places
-        from harness.fetching.prepare import prepare as items
-        from harness.images import cache_dir
+        from harness.common.files import cache_dir
+        from harness.execution.progress import download_bar
+        from harness.registry.prepare import Places
+        from harness.registry.prepare import prepare as items
 
         places = Places(
             cache=cache_dir(),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from harness.doctor import Finding
+    from harness.checks.doctor import Finding
 
 
 @click.command()
@@ -23,7 +23,7 @@ def doctor(data_root: Path | None, results: Path, as_json: bool) -> None:
 
     Nothing is downloaded. Exits with 1 if something keeps the demo from running.
     """
-    from harness.doctor import examine
+    from harness.checks.doctor import examine
 
     section = ""
     findings = []

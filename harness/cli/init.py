@@ -10,9 +10,9 @@ from pathlib import Path
 import click
 
 from harness.cli.options import sentences
-from harness.errors import UserError
+from harness.common.errors import UserError
 
-_TEMPLATES = Path(__file__).parents[1] / "templates"
+_TEMPLATES = Path(__file__).parent / "templates"
 _CLASS = "MyMethod"
 _DEBUG = click.option("--debug", is_flag=True, help="Show tracebacks.")
 
@@ -58,7 +58,7 @@ def method(name: str, debug: bool) -> None:
 def dataset(name: str, debug: bool) -> None:
     """Write a dataset card to begin with, NAME.toml."""
     with sentences(debug):
-        from harness.dataset import card_names
+        from harness.data.card import card_names
 
         if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", name):
             raise UserError(f"'{name}' is no name for a dataset: give letters, digits, '_' and '-'.")

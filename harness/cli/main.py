@@ -17,9 +17,9 @@ from click.core import ParameterSource
 from harness import __version__
 from harness.cli.check import baseline, check, history
 from harness.cli.data import cache, data, prepare
+from harness.cli.deployment import export, predict, threshold
 from harness.cli.doctor import doctor
 from harness.cli.init import init
-from harness.cli.line import export, predict, threshold
 from harness.cli.methods import list_methods, test_method
 from harness.cli.options import (
     EXECUTOR_OPTIONS,
@@ -34,13 +34,13 @@ from harness.cli.options import (
 from harness.cli.rescore import rescore
 from harness.cli.results import merge, results_, verify
 from harness.cli.suites import list_suites
-from harness.errors import Terminated, UserError, terminable
+from harness.common.errors import Terminated, UserError, terminable
 
 if TYPE_CHECKING:
-    from harness.executors.packing import Pack
-    from harness.forecast import Forecast
-    from harness.plan import Options, Plan
-    from harness.spec import Suite
+    from harness.planning.forecast import Forecast
+    from harness.planning.packing import Pack
+    from harness.planning.plan import Options, Plan
+    from harness.spec.suite import Suite
 
 # Where `bench efficiency` leaves records whose scores mean nothing, apart from all others.
 COSTS = Path("efficiency")
@@ -111,7 +111,7 @@ def run(
     with sentences(debug), _stoppable():
         from rich.console import Console
 
-        from harness.executors import executor
+        from harness.execution.executors.choose import executor
 
         if executor_name != "local" and wanted != 1:
             raise UserError(
@@ -120,10 +120,10 @@ def run(
         console = Console(highlight=False)
         with executor(executor_name, given["device"], address, per_run) as place:
             suite, options, plan, forecast = _plan(given | {"devices": place.devices})
-            from harness.executors.packing import pack
-            from harness.order import in_order
-            from harness.provenance import command_line
-            from harness.run import run_plan
+            from harness.cli.command_line import command_line
+            from harness.execution.pipeline import run_plan
+            from harness.planning.order import in_order
+            from harness.planning.packing import pack
 
             plan, devices = pack(plan, forecast, place.devices, wanted)
             plan = in_order(plan, forecast, len(devices))
@@ -193,10 +193,10 @@ def plan(debug: bool, **given: Any) -> None:
     with sentences(debug):
         from rich.console import Console
 
-        from harness.costs import expected_time
-        from harness.images import cache_dir
-        from harness.order import in_order
-        from harness.unscored import said
+        from harness.common.files import cache_dir
+        from harness.data.unscored import said
+        from harness.planning.cost_estimate import expected_time
+        from harness.planning.order import in_order
 
         console = Console(highlight=False)
         # First, for it needs no data, and planning does.
@@ -275,7 +275,8 @@ def list_() -> None:
 @click.option("--data-root", envvar="BENCH_DATA", type=click.Path(path_type=Path), help="Folder of datasets.")
 def list_datasets(data_root: Path | None) -> None:
     """Datasets that have a card, and what of them is on disk."""
-    from harness.dataset import card_names, load_card, on_disk
+    from harness.data.card import card_names, load_card
+    from harness.data.samples import on_disk
 
     for name in card_names():
         card = load_card(name)
@@ -297,12 +298,12 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan, Forecast]:
     """Turns options into a plan, and what earlier records say; nothing given means the suite's own value."""
     import logging
 
-    from harness.devices import find_devices
-    from harness.forecast import Forecast
-    from harness.images import cache_dir
-    from harness.plan import Options, make_plan
-    from harness.sequence import highest
-    from harness.store import Folder, recent_records
+    from harness.common.files import cache_dir
+    from harness.execution.devices import find_devices
+    from harness.planning.forecast import Forecast
+    from harness.planning.plan import Options, make_plan
+    from harness.results.sequence import highest
+    from harness.results.store import Folder, recent_records
 
     logging.getLogger("timm").setLevel(logging.ERROR)
     keep = frozenset(given["keep"] or ())
@@ -346,8 +347,8 @@ def _report(results: Path, output: Path, console: Any, quiet: bool, **given: Any
     """Writes the report through the entry point of ``reports``, which the harness does not know by name."""
     from importlib.metadata import entry_points
 
-    from harness.registry import stated_versions
-    from harness.unscored import official_counts
+    from harness.data.unscored import official_counts
+    from harness.registry.methods import stated_versions
 
     writers = entry_points(group="ulsad_bench.reports", name="default")
     if not writers:

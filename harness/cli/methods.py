@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli.options import Finite, sentences
-from harness.errors import UserError
+from harness.common.errors import UserError
 
 if TYPE_CHECKING:
     from harness.method import Method
@@ -45,8 +45,8 @@ def test_method(
     breach.
     """
     with sentences(debug):
-        from harness.contract.checks import check, prepare
-        from harness.registry import parse_value
+        from harness.checks.contract.checks import check, prepare
+        from harness.registry.names import parse_value
 
         settings: dict[str, str | list[str]] = {}
         for item in assignments:
@@ -80,7 +80,7 @@ def test_method(
 @click.option("--all", "everything", is_flag=True, help="Also every member of every family, anomalib:Stfpm.")
 def list_methods(everything: bool) -> None:
     """Methods that are installed: version, licence, paper, and what they need."""
-    from harness.registry import (
+    from harness.registry.methods import (
         family_measured,
         family_members,
         family_names,

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from harness.errors import UserError
+from harness.common.errors import UserError
 
 if TYPE_CHECKING:
-    from harness.spec import Suite
+    from harness.spec.suite import Suite
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -42,7 +42,7 @@ def names(_: click.Context, __: click.Parameter, value: str | None) -> list[str]
     """Splits at the commas outside brackets."""
     if value is None:
         return None
-    from harness.registry import split_names
+    from harness.registry.names import split_names
 
     return split_names(value)
 
@@ -211,8 +211,8 @@ def sentences(debug: bool) -> Iterator[None]:
 
 def chosen_suite(given: dict[str, Any]) -> Suite:
     """Returns the suite that options ask for; an option that is not given means the suite's own value."""
-    from harness.spec import Suite
-    from harness.suite import load_suite, override
+    from harness.planning.suites import load_suite, override
+    from harness.spec.suite import Suite
 
     own = {name: given[name] for name in ("methods", "datasets", "categories", "seeds", "protocols")}
     own |= {name: given[name] for name in ("image_size", "backbone", "evaluate", "contamination")}

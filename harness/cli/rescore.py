@@ -11,8 +11,8 @@ import click
 from harness.cli.options import names, sentences
 
 if TYPE_CHECKING:
-    from harness.rescore import Rescored
-    from harness.spec import RunRecord
+    from harness.execution.rescore import Rescored
+    from harness.spec.record import RunRecord
 
 
 @click.command()
@@ -40,8 +40,8 @@ def rescore(
     stay as they were.
     """
     with sentences(debug):
-        from harness.images import cache_dir
-        from harness.rescore import rescore as again
+        from harness.common.files import cache_dir
+        from harness.execution.rescore import rescore as again
 
         done = refused = failed = 0
         for one in again(results, cards or [], data_root, cache_dir(), not dry_run, only or ()):
@@ -61,7 +61,7 @@ def _line(one: Rescored) -> str:
         return f"refused    {one.label}: {one.refused}"
     if one.old is None or one.new is None:
         return f"failed run {one.label}"
-    from harness.rescore import differences
+    from harness.execution.rescore import differences
 
     values = list(differences(one.old.metrics, one.new.metrics))
     changes = [(abs(b - a), name) for name, a, b in values if a is not None and b is not None]
@@ -74,7 +74,7 @@ def _line(one: Rescored) -> str:
 
 
 def _print_values(before: RunRecord, after: RunRecord) -> None:
-    from harness.rescore import differences
+    from harness.execution.rescore import differences
 
     for name, a, b in differences(before.metrics, after.metrics):
         change = f"{b - a:+.6f}" if a is not None and b is not None else ""

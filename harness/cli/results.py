@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.check.text import plain
 from harness.cli.options import names, sentences
+from harness.common.text import plain
 
 if TYPE_CHECKING:
-    from harness.merge import Merged
+    from harness.results.merge import Merged
 
 _FOLDER = click.Path(path_type=Path)
 _RESULTS = click.option("--results", type=_FOLDER, default=Path("results"), show_default=True)
@@ -30,7 +30,7 @@ def merge(sources: tuple[Path, ...], output: Path, debug: bool) -> None:
     code is 1. With equal scores the newer record stays, and a record with scores before one of a failure.
     """
     with sentences(debug):
-        from harness.merge import merge as unite
+        from harness.results.merge import merge as unite
 
         _tell(unite(sources, output), output)
 
@@ -45,8 +45,8 @@ def verify(results: Path, debug: bool) -> None:
     maps and weights.
     """
     with sentences(debug):
-        from harness.verify import twice
-        from harness.verify import verify as check
+        from harness.checks.records import twice
+        from harness.checks.records import verify as check
 
         count = bad = unsealed = 0
         for verdict in check(results):
@@ -78,7 +78,7 @@ def results_() -> None:
 def export(archive: Path, results: Path, artefacts: bool, debug: bool) -> None:
     """Write all records as one archive (.tar.gz): the same records, the same bytes."""
     with sentences(debug):
-        from harness.archive import export as write
+        from harness.results.archive import export as write
 
         count = write(results, archive, artefacts)
         click.echo(f"{count} records in {archive}, {archive.stat().st_size / 1e6:.1f} MB.")
@@ -91,7 +91,7 @@ def export(archive: Path, results: Path, artefacts: bool, debug: bool) -> None:
 def import_(archive: Path, results: Path, debug: bool) -> None:
     """Merge an archive of `bench results export` into a results folder; conflicts as in `bench merge`."""
     with sentences(debug):
-        from harness.archive import import_ as read
+        from harness.results.archive import import_ as read
 
         _tell(read(archive, results), results)
 
@@ -106,7 +106,7 @@ def compact(results: Path, debug: bool) -> None:
     what is compacted; the same command takes them in. Maps, weights and pictures stay where they are.
     """
     with sentences(debug):
-        from harness.compact import compact as move
+        from harness.results.compaction import compact as move
 
         moved = move(results)
         for path, why in moved.left:
@@ -123,7 +123,7 @@ def compact(results: Path, debug: bool) -> None:
 def expand(results: Path, debug: bool) -> None:
     """Write the records in records.parquet as files again, byte for byte."""
     with sentences(debug):
-        from harness.compact import expand as move
+        from harness.results.compaction import expand as move
 
         click.echo(f"{move(results).records} records are files again in {results}.")
 
@@ -142,9 +142,9 @@ def expand(results: Path, debug: bool) -> None:
 def prune(results: Path, what: list[str], yes: bool, debug: bool) -> None:
     """List, or with --yes remove, what no table uses: records that newer ones supersede, and the like."""
     with sentences(debug):
-        from harness.compact import drop
-        from harness.errors import UserError, nearest
-        from harness.prune import WHAT, find_waste
+        from harness.common.errors import UserError, nearest
+        from harness.results.compaction import drop
+        from harness.results.prune import WHAT, find_waste
 
         if stray := [word for word in what if word not in WHAT]:
             raise UserError(f"--what {stray[0]}: there is no such waste. {nearest(stray[0], WHAT)}")

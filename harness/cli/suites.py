@@ -21,9 +21,9 @@ from harness.cli.options import sentences
 def list_suites(results: Path, debug: bool) -> None:
     """Suites that come with ulsad-bench: runs, and their hours by earlier records."""
     with sentences(debug):
-        from harness.costs import predicted, size_of
-        from harness.store import Folder, recent_records
-        from harness.suite import load_suite, suite_names
+        from harness.planning.cost_estimate import predicted, size_of
+        from harness.planning.suites import load_suite, suite_names
+        from harness.results.store import Folder, recent_records
 
         records = recent_records(Folder(results))
         for name in suite_names():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from reports.names import visible
+from harness.common.text import visible
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.files import write_atomically
-from harness.pictures import Pictures, load_pictures, pictures_path
-from harness.spec import slug
-from harness.store import record_path
-from harness.views import View, load_view, view_path
-from reports.leaderboard import Ranking
-from reports.names import visible
+from harness.common.files import write_atomically
+from harness.common.text import visible
+from harness.results.artefacts import pictures_path, view_path
+from harness.results.category_pictures import Pictures, load_pictures
+from harness.results.map_views import View, load_view
+from harness.results.store import record_path
+from harness.spec.names import slug
 from reports.page.charts import histogram_svg
 from reports.page.curves import Rates, area, curve_svg, roc, until
-from reports.page.drawing import heat, outlined, thumbnail
+from reports.page.thumbnails import heat, outlined, thumbnail
+from reports.rankings.ranking import Ranking
 
 # Bytes of images and charts that a page carries; what comes after is left out, and the page says so.
 _BUDGET = 2_500_000

@@ -20,12 +20,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.spec import RunRecord, RunSpec, slug
-from harness.store import Folder, record_path
-from reports.leaderboard import METRICS, Ranking
-from reports.line import shown
-from reports.names import visible
-from reports.statistics import estimate, units
+from harness.common.text import visible
+from harness.results.store import Folder, record_path
+from harness.spec.metrics import METRICS
+from harness.spec.names import slug
+from harness.spec.record import RunRecord
+from harness.spec.run import RunSpec
+from reports.page.operating_points import shown
+from reports.rankings.ranking import Ranking
+from reports.rankings.statistics import estimate, units
 
 # What the page opens of a cell.
 SHOWN = (
@@ -133,7 +136,7 @@ class Payload:
         return self._failures.setdefault(text[-4000:], len(self._failures))
 
     def _line(self, runs: list[RunRecord | None]) -> dict[int, Any]:
-        """Thresholds of runs by index, see :func:`reports.line.shown`; none where there are too many runs."""
+        """Thresholds of runs by index, see :func:`shown`; none where there are too many runs."""
         if self._brief:
             return {}
         return {i: shown(run.operating) for i, run in enumerate(runs) if run and run.operating}
@@ -187,7 +190,7 @@ def _commands(ranking: Ranking) -> dict[str, str]:
 
 
 def _half_widths(ranking: Ranking, split: str, metrics: Sequence[str]) -> dict[str, list[int | None]]:
-    """Half of the 95 % interval over the seeds, of each method and category, see ``reports.grid.Summary``."""
+    """Half of the 95 % interval over the seeds, of each method and category (``scores.Summary``)."""
     found = [ranking.summary(category, split) for category in ranking.categories]
     halves = np.stack([(summary.high - summary.low) / 2 for summary in found], axis=1)
     return {m: _hundredths(halves[..., ranking.grid.column(split, m)]) for m in metrics}

@@ -6,13 +6,16 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from harness.spec import KINDS_MEAN, PROTOCOLS, RunRecord, slug
-from reports.figures import critical_difference_svg
-from reports.latex import ranks
-from reports.leaderboard import MEAN, METRICS, Cell, Ranking, split_title
+from harness.spec.metrics import METRICS
+from harness.spec.names import slug
+from harness.spec.protocols import PROTOCOLS
+from harness.spec.record import KINDS_MEAN, RunRecord
 from reports.page.charts import scatter_svg
+from reports.page.critical_difference import critical_difference_svg
 from reports.page.verdict import Cost, costs_of, speed_points, verdicts
-from reports.statistics import compare, rank_tests, win_rates
+from reports.rankings.ranking import Cell, Ranking, ranks, split_title
+from reports.rankings.scores import MEAN
+from reports.rankings.statistics import compare, rank_tests, win_rates
 
 MAIN = ("image_auroc", "pixel_auroc", "aupro", "spro_0.05")
 

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.spec import KINDS_MEAN, RunRecord
-from reports.leaderboard import MEAN, METRICS, Ranking
+from harness.spec.metrics import METRICS
+from harness.spec.record import KINDS_MEAN, RunRecord
 from reports.page.charts import Point
-from reports.statistics import compare
+from reports.rankings.ranking import Ranking
+from reports.rankings.scores import MEAN
+from reports.rankings.statistics import compare
 
 # A question, and the split and metric that answer it.
 _SCORES = (

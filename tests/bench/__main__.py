@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from harness.files import write_atomically
-from harness.guard import Guard
-from harness.machine import environment
+from harness.common.files import write_atomically
+from harness.profiling.environment import environment
+from harness.profiling.interference import Guard
 from tests.bench.pairs import Compared, Pair, compare
 
 GROUPS = ("reconstruction", "metrics", "memory_bank", "decoding", "house", "engine")

@@ -12,7 +12,9 @@ import numpy as np
 import skimage.data
 from numpy.typing import NDArray
 
-from harness.images import Pixels, cores, load_images, read_resized, read_rgb
+from harness.common.parallel import cores
+from harness.data.decoding import Pixels, read_resized, read_rgb
+from harness.data.image_cache import load_images
 from tests.bench.pairs import Pair
 
 SIDE, SIZE = 1024, 256

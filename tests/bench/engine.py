@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.method import Images, Setup, TrainingData
-from harness.weights import find_weights, load_features
+from harness.registry.weights import find_weights, load_features
 from methods.anomalib.coreset import sparse_projection
 from methods.anomalib.padim import PaDiM, PaDiMConfig
 from methods.anomalib.patchcore import PatchCore, PatchCoreConfig

@@ -15,8 +15,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from harness.measure import PeakMemory, rate, repeat, synchronise
 from harness.method import Method, TrainingData
+from harness.profiling.memory import PeakMemory
+from harness.profiling.timing import rate, repeat, synchronise
 from methods.anomalib.coreset import greedy_coreset, sparse_projection
 from methods.dfr import DFR, DFRConfig
 from methods.precision import has_bf16

@@ -12,17 +12,19 @@ from typing import Any
 
 import torch
 
-from harness.dataset import load_card, read_category
-from harness.devices import seed_everything
-from harness.execute import RunTask, execute
-from harness.files import cache_dir
-from harness.images import load_images
+from harness.common.files import cache_dir
+from harness.data.card import load_card
+from harness.data.image_cache import load_images
+from harness.data.samples import read_category
+from harness.execution.devices import seed_everything
+from harness.execution.run import execute
 from harness.method import Images, TrainingData
-from harness.plan import Options, Plan, make_plan
-from harness.provision import make_setup
-from harness.registry import configure, load_method
-from harness.spec import Suite
-from harness.store import record_path
+from harness.planning.plan import Options, Plan, make_plan
+from harness.planning.task import RunTask
+from harness.registry.methods import configure, load_method
+from harness.registry.setup import make_setup
+from harness.results.store import record_path
+from harness.spec.suite import Suite
 from tests.bench.pairs import Pair
 
 LITE = "tf_efficientnet_lite0"
@@ -80,7 +82,7 @@ def _limit(name: str, work: Callable[[], object], seconds: float, rounds: int) -
 
 
 def _overhead(rounds: int) -> Iterator[Pair]:
-    """Yields what :func:`harness.execute.execute` takes against a bare script of the same training.
+    """Yields what :func:`harness.execution.run.execute` takes against a bare script of the same training.
 
     A run of about a minute by the ratio, one of less than a second by the seconds on top of it.
     """

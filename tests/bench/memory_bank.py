@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.measure import PeakMemory
 from harness.method import Setup, TrainingData
+from harness.profiling.memory import PeakMemory
 from methods.anomalib.coreset import greedy_coreset, sparse_projection
 from methods.anomalib.padim import fit_gaussians
 from tests.bench.pairs import Pair

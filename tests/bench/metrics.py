@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harness.measure import PeakMemory
-from harness.metrics import pixel_metrics
+from harness.metrics.exact import pixel_metrics
+from harness.profiling.memory import PeakMemory
 from tests.bench.pairs import Pair
 
 SIDE = 256

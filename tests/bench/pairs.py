@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.efficiency import Quantity
-from harness.measure import quantity
+from harness.profiling.timing import quantity
+from harness.spec.efficiency import Quantity
 
 Work = Callable[[], object]
 

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.measure import PeakMemory
 from harness.method import Images, Method, Prediction, Setup, TrainingData
-from harness.provision import make_setup
-from harness.weights import find_weights
+from harness.profiling.memory import PeakMemory
+from harness.registry.setup import make_setup
+from harness.registry.weights import find_weights
 from methods.dfr import DFR, DFRConfig
 from methods.features import Place
 from methods.precision import has_bf16

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harness.method import TrainingData
-from harness.metrics import image_metrics, pixel_metrics
-from harness.provision import make_setup
-from harness.weights import find_weights
+from harness.metrics.exact import image_metrics, pixel_metrics
+from harness.registry.setup import make_setup
+from harness.registry.weights import find_weights
 from methods.folding import fold_batch_norms
 from methods.ulsad import ULSAD, ULSADConfig
 from tests.bench.engine import LITE, Pictures, pictures

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from docs.site.pages import ROOT
-from harness.suite import load_suite
+from harness.planning.suites import load_suite
 from tests.docs.blocks import Block, blocks, inline, pages
 from tests.docs.place import TINY, ULSAD, make_data, shell
 from tests.test_workflows import check_command
@@ -88,9 +88,9 @@ SMALLER = {
 # Why a command is only looked at: its options are parsed, its sessions and extras must exist.
 INSTALLS = "installs into a fresh environment; .ci/run does that with the README's own command"
 DEVELOPS = "a developer's command of minutes or hours"
-CLUSTER = "needs other machines; tests/harness/test_ray.py joins nodes on one"
+CLUSTER = "needs other machines; tests/harness/execution/executors/test_ray.py joins nodes on one"
 GPUS = "needs a GPU"
-DOWNLOADS = "downloads a dataset; tests/harness/test_fetch.py does that from a local server"
+DOWNLOADS = "downloads a dataset; tests/harness/data/test_fetch.py does that from a local server"
 NOT_RUN = {
     'python3 -m venv .venv && .venv/bin/pip install -e ".[all]" && .venv/bin/bench run': INSTALLS,
     'python3 -m venv .venv && .venv/bin/pip install -e ".[all,dev]" && .venv/bin/nox -s tests': INSTALLS,
@@ -217,7 +217,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(first / "results", first / copy)
     for folder in ("photos", "new_images"):
         shutil.copytree(place / "data/mpdd/metal_plate/test/good", first / folder)
-    own = (ROOT / "harness/templates/method.py").read_text().replace("radius", "width")
+    own = (ROOT / "harness/cli/templates/method.py").read_text().replace("radius", "width")
     (first / "path/to").mkdir(parents=True)
     (first / "path/to/file.py").write_text(own)
     return place

@@ -18,8 +18,11 @@ from pydantic import BaseModel
 
 from docs.site.pages import MADE, ROOT, ROOT_PAGES, WHOLE, documents, made
 from docs.site.reference import attribute_notes, settings
-from harness.registry import load_method, method_names
-from harness.spec import Fingerprint, Identity, RunRecord, RunSpec, Suite
+from harness.registry.methods import load_method, method_names
+from harness.spec.fingerprints import Fingerprint
+from harness.spec.record import RunRecord
+from harness.spec.run import Identity, RunSpec
+from harness.spec.suite import Suite
 from tests.reports.browser import opened
 
 SITE = ROOT / "build/docs/site"

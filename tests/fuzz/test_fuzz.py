@@ -24,20 +24,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from harness.checks.records import verify
 from harness.cli.main import main
-from harness.dataset import Card, category_names, load_card, read_category, scan_category
-from harness.errors import UserError
-from harness.images import image_size, read_mask, read_rgb
-from harness.merge import merge
-from harness.registry import parse_name, split_names
-from harness.spec import RunRecord, slug
-from harness.store import parse_record, read_record, read_records, record_path, write_record
-from harness.suite import load_suite
-from harness.verify import verify
+from harness.common.errors import UserError
+from harness.data.card import Card, load_card
+from harness.data.decoding import image_size, read_mask, read_rgb
+from harness.data.samples import category_names, read_category, scan_category
+from harness.planning.suites import load_suite
+from harness.registry.names import parse_name, split_names
+from harness.results.merge import merge
+from harness.results.store import parse_record, read_record, read_records, record_path, write_record
+from harness.spec.names import slug
+from harness.spec.record import RunRecord
 from tests.harness.places import CARD as LAYOUT
 from tests.harness.places import MASKS
 
-MUSEUM = sorted((Path(__file__).parents[1] / "harness" / "museum").glob("*.json"))
+MUSEUM = sorted((Path(__file__).parents[1] / "museum").glob("*.json"))
 EXAMPLES = int(os.environ.get("FUZZ", "50"))
 FUZZ = settings(
     max_examples=EXAMPLES,

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.assess import Subject, assess
-from harness.efficiency import Efficiency
-from harness.measure import PeakMemory
 from harness.method import Images, Prediction
+from harness.profiling.efficiency import Subject, assess
+from harness.profiling.memory import PeakMemory
+from harness.spec.efficiency import Efficiency
 from methods.replay import Replayed
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.feed import to_device
+from harness.data.batches import to_device
 from harness.method import TrainingData
 from methods.replay import Replayed
 from methods.ulsad import ULSAD, ULSADConfig

@@ -18,8 +18,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from harness.cli.main import main
-from harness.sequence import LAST
-from harness.spec import RunRecord
+from harness.results.sequence import LAST
+from harness.spec.record import RunRecord
 
 # What a test adds follows its ``[layout]``.
 CARD = """

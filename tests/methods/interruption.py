@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.checkpoint import Checkpoint
+from harness.execution.checkpoint import Checkpoint
 from harness.method import Epoch, Images, Method, TrainingData
 
 

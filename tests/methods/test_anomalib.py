@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.method import Epoch, Images, Method, Setup, TrainingData
-from harness.weights import find_weights, load_features
+from harness.registry.weights import find_weights, load_features
 from methods.anomalib import cflow as cflow_module
 from methods.anomalib.base import CentreCrop, FeatureMaps
 from methods.anomalib.cflow import CFlow, learning_rate

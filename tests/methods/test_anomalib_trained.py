@@ -21,10 +21,10 @@ from pydantic import ValidationError
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from harness.choose import check_needs, configure_methods
-from harness.errors import UserError
+from harness.common.errors import UserError
 from harness.method import PHOTOGRAPHS, Epoch, Images, Method, Setup, TrainingData
-from harness.spec import Suite
+from harness.registry.configuration import check_needs, configure_methods
+from harness.spec.suite import Suite
 from methods.anomalib import draem, efficientad, photos, synthetic
 from methods.anomalib.distil import Distillation, distil
 from methods.anomalib.draem import DRAEM, DRAEMConfig, focal_loss
@@ -207,7 +207,7 @@ def test_stand_ins_are_remarked_and_nothing_else_is() -> None:
 
 def test_the_driver_never_imports_anomalib() -> None:
     code = (
-        "import sys; from harness.registry import load_method\n"
+        "import sys; from harness.registry.methods import load_method\n"
         "for name in ('draem', 'efficientad'):\n"
         "    method = load_method(name); method.needs(method.Config())\n"
         "assert not {'anomalib', 'lightning', 'kornia'} & set(sys.modules)"

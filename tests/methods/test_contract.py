@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from harness.checks.contract.checks import CHECKS, Finding, check, prepare
 from harness.cli.main import main
-from harness.contract.checks import CHECKS, Finding, check, prepare
-from harness.errors import UserError
-from harness.registry import load_method, method_names, parse_name
+from harness.common.errors import UserError
+from harness.registry.methods import load_method, method_names
+from harness.registry.names import parse_name
 
 BROKEN = Path(__file__).parent / "broken.py"
 BACKBONE = "tf_efficientnet_lite0"

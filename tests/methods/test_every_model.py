@@ -41,8 +41,8 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torchvision
     from anomalib.models.image.dsr.torch_model import DsrModel
 
-    from harness.assets import find_asset
     from harness.method import PHOTOGRAPHS
+    from harness.registry.assets import find_asset
 
     folder = tmp_path_factory.mktemp("assets")
     torch.manual_seed(0)

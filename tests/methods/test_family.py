@@ -12,16 +12,17 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
 
+from harness.checks.contract.checks import check, prepare
+from harness.checks.contract.data import synthetic
 from harness.cli.main import main
-from harness.contract.checks import check, prepare
-from harness.contract.data import synthetic
-from harness.devices import seed_everything
-from harness.errors import UserError
+from harness.common.errors import UserError
+from harness.execution.devices import seed_everything
 from harness.method import Images, TrainingData
-from harness.provision import make_setup
-from harness.registry import configure, family_members, load_method, parse_name
-from harness.spec import slug
-from harness.weights import RANDOM, Weights
+from harness.registry.methods import configure, family_members, load_method
+from harness.registry.names import parse_name
+from harness.registry.setup import make_setup
+from harness.registry.weights import RANDOM, Weights
+from harness.spec.names import slug
 from methods.anomalib.generic import Loop, configured, unified
 from methods.anomalib.table import TESTED, markdown
 
@@ -32,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_models_are_read_without_importing_anomalib() -> None:
     code = (
-        "import sys; from harness.registry import load_method; m = load_method('anomalib:Stfpm');"
+        "import sys; from harness.registry.methods import load_method; m = load_method('anomalib:Stfpm');"
         "m.needs(m.Config()); assert 'anomalib' not in sys.modules and 'lightning' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.checkpoint import Checkpoint
+from harness.execution.checkpoint import Checkpoint
 from harness.method import Epoch, Images, Method, TrainingData
 from methods import branches, dfr, ulsad
 from methods.blur import blur, gaussian_kernel

@@ -11,10 +11,11 @@ import torch
 from timm.models import model_entrypoint
 from torch import nn
 
-from harness.errors import UserError
-from harness.provision import make_setup
-from harness.registry import configure, load_method, parse_name
-from harness.weights import RANDOM, Weights, find_weights, load_state
+from harness.common.errors import UserError
+from harness.registry.methods import configure, load_method
+from harness.registry.names import parse_name
+from harness.registry.setup import make_setup
+from harness.registry.weights import RANDOM, Weights, find_weights, load_state
 from methods.anomalib.networks import only_file, timm_networks, torchvision_asset, torchvision_networks
 
 LITE = "tf_efficientnet_lite0"

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from harness.method import TrainingData
-from harness.provision import make_setup
-from harness.weights import find_weights
+from harness.registry.setup import make_setup
+from harness.registry.weights import find_weights
 from methods.ulsad import ULSAD, ULSADConfig
 from tests.bench.engine import LITE, pictures
 from tests.bench.rounding import evaluate

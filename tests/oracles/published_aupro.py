@@ -38,14 +38,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.dataset import load_card, read_category
-from harness.errors import UserError
-from harness.evaluate import read_truth
-from harness.maps import DamagedMapsError, load_maps
-from harness.metrics import LIMIT, pixel_metrics
-from harness.roles import remaining, scored
-from harness.spec import RunRecord
-from harness.store import read_record, record_files
+from harness.common.errors import UserError
+from harness.data.card import load_card
+from harness.data.image_roles import remaining, scored
+from harness.data.samples import read_category
+from harness.metrics.evaluate import read_truth
+from harness.metrics.exact import LIMIT, pixel_metrics
+from harness.results.maps import DamagedMapsError, load_maps
+from harness.results.store import read_record, record_files
+from harness.spec.record import RunRecord
 
 Floats = NDArray[np.float64]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.method import Epoch, Images, Setup, TrainingData
-from harness.weights import FeatureExtractor
+from harness.registry.weights import FeatureExtractor
 from methods.anomalib import cflow as cflow_module
 from methods.anomalib.base import FeatureMaps
 from methods.anomalib.base import step as step_of_base

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.method import Images, Setup, TrainingData
-from harness.provision import make_setup
+from harness.registry.setup import make_setup
 from methods.dfr import DFR, DFRConfig, FeatureAutoencoder, vgg_maps
 from tests.oracles.agreement import Agree, against, filled, golden, relative
 

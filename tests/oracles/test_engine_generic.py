@@ -19,11 +19,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from harness.devices import seed_everything
+from harness.execution.devices import seed_everything
 from harness.method import Images, TrainingData
-from harness.provision import make_setup
-from harness.registry import configure, load_method
-from harness.weights import find_weights
+from harness.registry.methods import configure, load_method
+from harness.registry.setup import make_setup
+from harness.registry.weights import find_weights
 from tests.oracles.agreement import Agree, noise, relative
 
 pytest.importorskip("anomalib", reason="anomalib is not installed", exc_type=ImportError)

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from harness.method import TrainingData
-from harness.provision import make_setup
-from harness.weights import find_weights, load_features
+from harness.registry.setup import make_setup
+from harness.registry.weights import find_weights, load_features
 from methods.anomalib.padim import PaDiM, PaDiMConfig
 from tests.bench.engine import LAYERS, LITE, by_engine, engine_module, pictures
 from tests.oracles.agreement import Agree, relative

@@ -17,9 +17,9 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from harness.demo import ensure_demo
+from harness.data.demo import ensure_demo
 from harness.method import Images, Setup, TrainingData
-from harness.weights import find_weights, load_features
+from harness.registry.weights import find_weights, load_features
 from methods.anomalib.patchcore import PatchCore, PatchCoreConfig
 from tests.bench.engine import LAYERS, LITE, by_engine, engine_module, same_draws
 from tests.oracles.agreement import Agree, relative

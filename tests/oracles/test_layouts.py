@@ -16,8 +16,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.dataset import NORMAL, load_card, read_category
-from harness.images import image_size, read_mask
+from harness.data.card import NORMAL, load_card
+from harness.data.decoding import image_size, read_mask
+from harness.data.samples import read_category
 from tests.oracles.agreement import Agree, noise
 
 pytest.importorskip("anomalib", reason="the extra 'anomalib' is not installed")

@@ -12,11 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli.main import main
-from harness.dataset import NORMAL, load_card, scan_category
-from harness.protocols import unfilled
-from harness.roles import assign
-from harness.spec import RunSpec
-from harness.unscored import official_counts
+from harness.data.card import NORMAL, load_card
+from harness.data.image_roles import assign
+from harness.data.samples import scan_category
+from harness.data.unscored import official_counts
+from harness.spec.protocols import unfilled
+from harness.spec.run import RunSpec
 from tests.oracles.agreement import Agree, golden
 
 AUTHORS = "ULSAD's code, c75e169"

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.method import Images, TrainingData
-from harness.provision import make_setup
-from harness.weights import RANDOM, Weights, load_features
+from harness.registry.setup import make_setup
+from harness.registry.weights import RANDOM, Weights, load_features
 from methods.anomalib.padim import PaDiM, PaDiMConfig
 from tests.oracles.agreement import Agree, against, filled, golden, relative
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from harness.metrics import pixel_metrics
+from harness.metrics.exact import pixel_metrics
 from tests.oracles.agreement import Agree, golden, noise
 
 ORACLE = "MVTec AD's evaluation code"

@@ -8,8 +8,8 @@ from decimal import Decimal
 
 import pytest
 
-from reports.leaderboard import MEAN
-from reports.published import Published, paper
+from reports.published.numbers import Published, paper
+from reports.rankings.scores import MEAN
 from tests.oracles.agreement import Agree
 
 # Of two decimals: half a unit of the mean, half a unit of each category; one mean is 0.013 off.

@@ -8,7 +8,7 @@ import sklearn
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from harness.metrics import image_metrics, pixel_metrics
+from harness.metrics.exact import image_metrics, pixel_metrics
 from tests.oracles.agreement import Agree, noise
 
 SCORES = {

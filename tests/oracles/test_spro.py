@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from harness.metrics import image_metrics
-from harness.spro import Annotated, Annotation, saturation_area, split_spro
+from harness.metrics.exact import image_metrics
+from harness.metrics.spro import Annotated, Annotation, saturation_area, split_spro
 from tests.oracles.agreement import Agree, golden, noise
 
 ORACLE = "MVTec LOCO's evaluation code"

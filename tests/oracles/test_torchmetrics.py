@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from harness.metrics import image_metrics, pixel_metrics
+from harness.metrics.exact import image_metrics, pixel_metrics
 from tests.oracles.agreement import Agree, noise
 
 pytest.importorskip("anomalib", reason="the extra 'anomalib' is not installed")

@@ -15,19 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.spec import (
-    KINDS_MEAN,
-    EpochLog,
-    Failure,
-    Identity,
-    Outcome,
-    RunRecord,
-    RunSpec,
-    Timings,
-    fingerprint,
-    run_key,
-)
-from harness.store import record_path
+from harness.results.store import record_path
+from harness.spec.fingerprints import fingerprint
+from harness.spec.record import KINDS_MEAN, EpochLog, Failure, Outcome, RunRecord, Timings
+from harness.spec.run import Identity, RunSpec, run_key
 
 PLAIN = ("image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro")
 SPRO = ("spro_0.01", "spro_0.05", "spro_0.1", "spro_0.3", "spro_1")

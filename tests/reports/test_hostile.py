@@ -14,10 +14,12 @@ from click.testing import CliRunner
 
 from harness.cli.main import main
 from harness.method import Citation
-from harness.spec import Identity, RunRecord, RunSpec, fingerprint, run_key
-from harness.store import write_record
-from reports.bibliography import bibliography
-from reports.tex import STYLES, Notes, escape, head, number, table, width
+from harness.results.store import write_record
+from harness.spec.fingerprints import fingerprint
+from harness.spec.record import RunRecord
+from harness.spec.run import Identity, RunSpec, run_key
+from reports.tables.bibliography import bibliography
+from reports.tables.latex import STYLES, Notes, escape, head, number, table, width
 from reports.write import write
 
 NAMES = (

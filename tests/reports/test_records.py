@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from harness import store
-from harness.errors import UserError
-from harness.images import clear_cache
-from harness.spec import RunRecord
-from harness.store import read_records
+from harness.common.errors import UserError
+from harness.data.image_cache import clear_cache
+from harness.results import store
+from harness.results.store import read_records
+from harness.spec.record import RunRecord
 from reports import records
-from reports.leaderboard import build
+from reports.rankings.leaderboard import build
+from reports.rankings.tidy_table import tidy, to_csv
 from reports.records import load
-from reports.tidy import to_csv
 from tests.reports.simulated import Simulation
 
 MADE = Simulation(60, categories=("x", "y"), epochs=2)
@@ -75,7 +75,7 @@ def test_what_the_cache_gives_is_what_the_files_hold(
     assert not read
     assert plain(cold) == plain(warm) == plain(direct)
     assert all(isinstance(record, RunRecord) and record.epochs == [] for record in warm.records)
-    tables = [to_csv(build(found.records).table()) for found in (direct, cold, warm)]
+    tables = [to_csv(tidy(build(found.records).rankings)) for found in (direct, cold, warm)]
     assert tables[0] == tables[1] == tables[2]
     first, *others = warm.records
     assert any(other.environment is first.environment for other in others)

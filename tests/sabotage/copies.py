@@ -13,8 +13,8 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from harness.check.baseline import Baseline, read_baseline, write_baseline
-from harness.check.report import Report
+from harness.checks.regression.baseline import Baseline, read_baseline, write_baseline
+from harness.checks.regression.verdict import Report
 from harness.cli.main import main
 from tests.sabotage.faults import ALL, Edit, Fault
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SUITE = Path(__file__).with_name("suite.toml")
 # Times are seconds of the processor in every copy, which others at work on the machine hardly change.
 CLOCK = tuple(
-    Edit("harness/measure.py", *(line.format(clock) for clock in ("perf_counter", "process_time")))
+    Edit("harness/profiling/timing.py", *(line.format(clock) for clock in ("perf_counter", "process_time")))
     for line in (
         "        self._since = time.{}()\n",
         "        self.seconds += time.{}() - self._since\n",

@@ -99,7 +99,7 @@ FAULTS = (
         "masks shifted by 4 pixels",
         (
             Edit(
-                "harness/images.py",
+                "harness/data/image_cache.py",
                 "    return _middle(united, size)\n",
                 "    return np.roll(_middle(united, size), 4, axis=1)\n",
             ),
@@ -110,7 +110,7 @@ FAULTS = (
     ),
     Fault(
         "AUPRO over 4-connected regions",
-        (Edit("harness/metrics.py", "connectivity=8)", "connectivity=4)"),),
+        (Edit("harness/metrics/exact.py", "connectivity=8)", "connectivity=4)"),),
         PADIM,
         (_CHANGED,),
         "the metric changed, not the maps",
@@ -119,7 +119,7 @@ FAULTS = (
         "test images trained on",
         (
             Edit(
-                "harness/roles.py",
+                "harness/data/image_roles.py",
                 _TRAINED_ON,
                 "    learned = Images([*(train[i] for i in roles.train), *(test[i] for i in roles.test)])\n",
             ),
@@ -132,7 +132,7 @@ FAULTS = (
         "normal test images trained on in the place of training images",
         (
             Edit(
-                "harness/roles.py",
+                "harness/data/image_roles.py",
                 _TRAINED_ON,
                 "    n = len(roles.train) // 2\n"
                 "    rows = roles.train[n:]\n"
@@ -146,8 +146,14 @@ FAULTS = (
     Fault(
         "ImageNet's mean and deviation not used",
         (
-            Edit("harness/weights.py", 'float] = tuple(config["mean"])\n', "float] = (0.0, 0.0, 0.0)\n"),
-            Edit("harness/weights.py", 'float] = tuple(config["std"])\n', "float] = (1.0, 1.0, 1.0)\n"),
+            Edit(
+                "harness/registry/weights.py",
+                'float] = tuple(config["mean"])\n',
+                "float] = (0.0, 0.0, 0.0)\n",
+            ),
+            Edit(
+                "harness/registry/weights.py", 'float] = tuple(config["std"])\n', "float] = (1.0, 1.0, 1.0)\n"
+            ),
         ),
         PADIM,
         (_WORSE, _CHANGED),
@@ -157,7 +163,7 @@ FAULTS = (
         "colour channels swapped",
         (
             Edit(
-                "harness/images.py",
+                "harness/data/image_cache.py",
                 "image.resize((side, side), Image.Resampling.BILINEAR)), size)",
                 "image.resize((side, side), Image.Resampling.BILINEAR))[..., ::-1], size)",
             ),
@@ -169,9 +175,17 @@ FAULTS = (
     Fault(
         "seed ignored",
         (
-            Edit("harness/execute.py", "seed_everything(self.spec.seed)", "seed_everything(0)"),
-            Edit("harness/execute.py", "self.parts.validation, self.spec.seed,", "self.parts.validation, 0,"),
-            Edit("harness/execute.py", "spec.image_size, spec.seed, scratch", "spec.image_size, 0, scratch"),
+            Edit("harness/execution/run.py", "seed_everything(self.spec.seed)", "seed_everything(0)"),
+            Edit(
+                "harness/execution/run.py",
+                "self.parts.validation, self.spec.seed,",
+                "self.parts.validation, 0,",
+            ),
+            Edit(
+                "harness/execution/run.py",
+                "spec.image_size, spec.seed, scratch",
+                "spec.image_size, 0, scratch",
+            ),
         ),
         PADIM,
         (_WORSE, _CHANGED),
@@ -181,7 +195,7 @@ FAULTS = (
         "a category skipped without a word",
         (
             Edit(
-                "harness/plan.py",
+                "harness/planning/plan.py",
                 "        for category in names:\n            if suite.categories and",
                 "        for category in names[:-1]:\n            if suite.categories and",
             ),
@@ -194,7 +208,7 @@ FAULTS = (
         "prediction twice as slow",
         (
             Edit(
-                "harness/execute.py",
+                "harness/execution/run.py",
                 "            prediction = self.method.predict(batch)\n",
                 "            self.method.predict(batch)\n"
                 "            prediction = self.method.predict(batch)\n",
@@ -208,7 +222,7 @@ FAULTS = (
         "prediction keeps 32 MiB for every image",
         (
             Edit(
-                "harness/execute.py",
+                "harness/execution/run.py",
                 "            prediction = self.method.predict(batch)\n",
                 "            prediction = self.method.predict(batch)\n"
                 '            self.kept = [*getattr(self, "kept", ()), torch.ones(len(batch), 2**23)]\n',

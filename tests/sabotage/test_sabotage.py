@@ -21,9 +21,9 @@ def test_the_text_that_a_fault_changes_is_there(fault: Fault) -> None:
 
 def test_a_fault_whose_text_is_gone_fails_loudly() -> None:
     with pytest.raises(AnchorError, match="holds 0 times"):
-        changed(ROOT, (Edit("harness/metrics.py", "connectivity=6", "connectivity=4"),))
+        changed(ROOT, (Edit("harness/metrics/exact.py", "connectivity=6", "connectivity=4"),))
     with pytest.raises(AnchorError, match="times, not once"):
-        changed(ROOT, (Edit("harness/metrics.py", "np", "numpy"),))
+        changed(ROOT, (Edit("harness/metrics/exact.py", "np", "numpy"),))
 
 
 @pytest.fixture(scope="module")

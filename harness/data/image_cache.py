@@ -1,0 +1,163 @@
+"""Decoding of images and masks, and the cache that keeps them decoded.
+
+Each image is decoded once: arrays are kept as ``.npy`` files named by the content of their sources, so that
+every method, seed and worker process shares them, and a changed file is never mistaken for an old one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import warnings
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import cv2
+import numpy as np
+import PIL
+
+from harness.common.errors import UserError
+from harness.common.files import cache_dir as cache_dir
+from harness.common.files import remove, remove_leftovers, temporary_name
+from harness.common.parallel import in_threads
+from harness.data.decoding import Pixels, read_resized, resized_masks
+from harness.data.file_hashes import _HASHES, content_hashes
+from harness.spec.protocols import Crop
+from harness.spec.protocols import Resize as Resize
+
+if TYPE_CHECKING:
+    pass
+
+
+FORMAT = 1
+_ARRAYS = "images"
+
+
+# Reading one file
+
+
+# Content hashes
+
+
+# Decoded arrays
+
+
+def load_images(paths: Sequence[Path], size: int, resize: Resize, cache: Path, crop: Crop = "none") -> Pixels:
+    """Returns RGB images ``[N, size, size, 3]``, read-only and mapped from the cache.
+
+    Resize ``antialiased`` is Pillow's bilinear filter, ``opencv`` is ``cv2.INTER_LINEAR``. Crop ``centre``
+    resizes to size / 0.875 and cuts out the middle.
+    """
+    versions = [FORMAT, PIL.__version__, *([cv2.__version__] if resize == "opencv" else [])]
+    spec = ["images", versions, resize, size, content_hashes(paths, cache), *_named(crop)]
+    shape = (len(paths), size, size, 3)
+    return _cached("images", spec, shape, lambda i: read_resized(paths[i], size, resize, crop), cache)
+
+
+def load_masks(paths: Sequence[Sequence[Path]], size: int, cache: Path, crop: Crop = "none") -> Pixels:
+    """Returns masks of 0 and 1 ``[N, size, size]``, read-only and mapped from the cache.
+
+    The masks of one image are resized like ``cv2.INTER_NEAREST`` and united; no mask gives zeros. Crop as
+    for images.
+    """
+    hashes = iter(content_hashes([path for group in paths for path in group], cache))
+    groups = [[next(hashes) for _ in group] for group in paths]
+    spec = ["masks", [FORMAT, PIL.__version__, cv2.__version__], size, groups, *_named(crop)]
+    shape = (len(paths), size, size)
+    return _cached("masks", spec, shape, lambda i: resized_masks(paths[i], size, crop), cache)
+
+
+def _named(crop: Crop) -> list[str]:
+    """What tells cropped arrays apart; nothing without a crop, so that arrays made before are found."""
+    return [] if crop == "none" else [crop]
+
+
+def _cached(
+    kind: str, spec: list[Any], shape: tuple[int, ...], decode: Callable[[int], Pixels], cache: Path
+) -> Pixels:
+    if shape[0] == 0:
+        return np.zeros(shape, np.uint8)  # nothing can be mapped
+    key = hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:32]
+    folder = cache / _ARRAYS
+    damaged = []
+    for path in sorted(folder.glob(f"{kind}-{key}-*.npy")):
+        array = _open_checked(path, shape)
+        if array is not None:
+            return array
+        warnings.warn(f"{path} is damaged; it is built again.", stacklevel=3)
+        damaged.append(path)
+    temporary = folder / temporary_name(key)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        built: Pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        with temporary.open("r+b") as file:
+            # Without its space reserved, writing to a mapped file on a full disk kills the process.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+        in_threads(lambda i: np.copyto(built[i], decode(i)), range(shape[0]))
+        # The checksum is part of the name, so that array and checksum appear in one step.
+        target = folder / f"{kind}-{key}-{_checksum(built)}.npy"
+        # Opened before it gets its name: another process may clear the cache at any moment.
+        array = _mapped(temporary)
+        temporary.replace(target)
+    except OSError as error:
+        raise UserError(
+            f"The cache {folder} cannot be written ({error}): free space or set BENCH_CACHE."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    for path in {*damaged} - {target}:
+        path.unlink(missing_ok=True)
+    return array
+
+
+def _open_checked(path: Path, shape: tuple[int, ...]) -> Pixels | None:
+    try:
+        array = _mapped(path)
+    except (OSError, ValueError, EOFError):
+        return None
+    if array.shape != shape or array.dtype != np.uint8 or not array.flags.c_contiguous:
+        return None
+    return array if path.stem.endswith(f"-{_checksum(array)}") else None
+
+
+def _mapped(path: Path) -> Pixels:
+    array: Pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def _checksum(array: Pixels) -> str:
+    return f"{zlib.crc32(array.data):08x}"
+
+
+class CacheEntry(NamedTuple):
+    """One thing in the cache: a decoded array, the memo of hashes, or the demo's images."""
+
+    path: Path
+    bytes: int
+
+
+def cache_entries(cache: Path) -> list[CacheEntry]:
+    """Returns what this module, the demo and reports keep in the cache, and how large each is."""
+    own = [*(cache / _ARRAYS).glob("*"), *cache.glob(f"{_HASHES}*")]
+    paths = [*own, *cache.glob("demo-*"), *cache.glob("records-*.cache")]
+    return [CacheEntry(path, _bytes(path)) for path in sorted(paths)]
+
+
+def _bytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def clear_cache(cache: Path) -> tuple[int, int]:
+    """Removes everything that :func:`cache_entries` lists; returns how many entries and bytes."""
+    entries = cache_entries(cache)
+    for entry in entries:
+        remove(entry.path)
+    return len(entries), sum(entry.bytes for entry in entries)

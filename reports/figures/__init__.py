@@ -1,0 +1,1 @@
+"""Rankings and kept maps → figures for print, by matplotlib."""

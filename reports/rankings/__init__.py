@@ -1,0 +1,1 @@
+"""Records → rankings: which numbers may be compared, their means, intervals, ranks and tests."""

@@ -1,0 +1,1 @@
+"""Rankings → LaTeX, CSV and Markdown, and the tables of the paper."""
