@@ -19,6 +19,7 @@ from PIL import Image
 
 from harness.common import files
 from harness.common.errors import UserError
+from harness.data import decoding, file_hashes
 from harness.data import image_cache as images
 from harness.data.samples import CategoryData, Sample
 
@@ -62,7 +63,7 @@ def test_every_mode_becomes_rgb(tmp_path: Path) -> None:
     def read(image: Image.Image, name: str) -> np.ndarray:
         path = tmp_path / name
         image.save(path)
-        return images.read_rgb(path)
+        return decoding.read_rgb(path)
 
     tripled = np.repeat(grey[:, :, None], 3, axis=2)
     np.testing.assert_array_equal(read(Image.fromarray(grey), "l.bmp"), tripled)
@@ -84,7 +85,7 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (20, 10)).save(tmp_path / "turned.jpg", exif=exif)
-    assert images.read_rgb(tmp_path / "turned.jpg").shape == (20, 10, 3)
+    assert decoding.read_rgb(tmp_path / "turned.jpg").shape == (20, 10, 3)
 
 
 def test_masks_unite_and_any_value_counts(tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_masks_unite_and_any_value_counts(tmp_path: Path) -> None:
     coloured = np.zeros((4, 4, 3), np.uint8)
     coloured[0, 0] = (0, 0, 1)
     Image.fromarray(coloured).save(tmp_path / "c.png")
-    assert images.read_mask(tmp_path / "c.png").sum() == 1
+    assert decoding.read_mask(tmp_path / "c.png").sum() == 1
 
 
 def test_nothing_to_load(tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_unreadable_files_are_named(
     assert not list((tmp_path / "cache/images").iterdir())
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(UserError, match="too many pixels"):
-        images.read_rgb(photos[0])
+        decoding.read_rgb(photos[0])
 
 
 def png(path: Path, width: int, height: int) -> Path:
@@ -147,7 +148,7 @@ def png(path: Path, width: int, height: int) -> Path:
 )
 def test_bombs_are_refused_by_their_header(tmp_path: Path, width: int, height: int) -> None:
     path = png(tmp_path / "bomb.png", width, height)
-    for read in (images.read_rgb, images.read_mask, images.image_size):
+    for read in (decoding.read_rgb, decoding.read_mask, decoding.image_size):
         with pytest.raises(UserError, match=r"bomb\.png has too many pixels"):
             read(path)
 
@@ -157,7 +158,7 @@ def test_several_images_in_one_file_are_refused(tmp_path: Path) -> None:
     for name in ("moving.png", "pages.tif"):
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
         with pytest.raises(UserError, match=f"{name} holds 3 images: save the one that counts by itself"):
-            images.read_rgb(tmp_path / name)
+            decoding.read_rgb(tmp_path / name)
 
 
 @pytest.mark.parametrize("kind", ["EPS", "GIF", "PDF", "WEBP"])
@@ -166,7 +167,7 @@ def test_only_the_formats_of_the_suffixes_are_read(tmp_path: Path, kind: str) ->
     path = tmp_path / "image.png"
     Image.new("RGB", (8, 8)).save(path, kind)
     with pytest.raises(UserError, match=r"image\.png cannot be read as an image"):
-        images.read_rgb(path)
+        decoding.read_rgb(path)
 
 
 def test_decoded_once_and_shared_by_content(
@@ -196,7 +197,7 @@ def test_hashes_are_remembered(photos: list[Path], tmp_path: Path, monkeypatch: 
     hashes = images.content_hashes([*photos, photos[0]], tmp_path)
     assert hashes[0] == hashes[-1]
     assert len(set(hashes)) == 4
-    monkeypatch.setattr(images, "_sha256", lambda _: pytest.fail("hashed again"))
+    monkeypatch.setattr(file_hashes, "_sha256", lambda _: pytest.fail("hashed again"))
     assert images.content_hashes(photos, tmp_path) == hashes[:4]
 
 
@@ -287,10 +288,10 @@ def test_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_fingerprint_is_of_content_and_role(photos: list[Path], tmp_path: Path) -> None:
     a, b, c, d = photos
     data = CategoryData((Sample(a),), (), (Sample(b), Sample(c, (d,), "anomalous")))
-    print_of = images.data_fingerprint(data, tmp_path)
+    print_of = file_hashes.data_fingerprint(data, tmp_path)
     moved = tmp_path / "moved.png"
     moved.write_bytes(a.read_bytes())
-    assert images.data_fingerprint(CategoryData((Sample(moved),), (), data.test), tmp_path) == print_of
+    assert file_hashes.data_fingerprint(CategoryData((Sample(moved),), (), data.test), tmp_path) == print_of
     others = [
         CategoryData((), data.train, data.test),
         CategoryData((Sample(b),), (), data.test),
@@ -298,4 +299,4 @@ def test_fingerprint_is_of_content_and_role(photos: list[Path], tmp_path: Path) 
         CategoryData(data.train, (), (Sample(b), Sample(c, (a,), "anomalous"))),
         CategoryData(data.train, (), (Sample(b), Sample(c, (), "anomalous"))),
     ]
-    assert len({print_of, *(images.data_fingerprint(other, tmp_path) for other in others)}) == 6
+    assert len({print_of, *(file_hashes.data_fingerprint(other, tmp_path) for other in others)}) == 6
