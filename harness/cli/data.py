@@ -179,18 +179,14 @@ def prepare(offline: bool, debug: bool, **given: Any) -> None:
         from rich.console import Console
 
         from harness.common.files import cache_dir
+        from harness.common.places import Places
         from harness.execution.progress import download_bar
-        from harness.registry.prepare import Places
         from harness.registry.prepare import prepare as items
 
-        places = Places(
-            cache=cache_dir(),
-            data_root=given["data_root"],
-            offline=offline,
-            pretrained=given["backbone_weights"] == "pretrained",
-        )
+        places, bar = Places(cache_dir(), given["data_root"]), partial(download_bar, Console())
+        pretrained = given["backbone_weights"] == "pretrained"
         missing = 0
-        for item in items(chosen_suite(given), places, partial(download_bar, Console())):
+        for item in items(chosen_suite(given), places, bar, offline, pretrained):
             click.echo(f"{item.state:8} {item.what}: {item.note}")
             missing += item.state == "missing"
         click.echo(f"{missing} missing." if missing else "Everything is there.")

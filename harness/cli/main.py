@@ -129,12 +129,12 @@ def run(
             plan = in_order(plan, forecast, len(devices))
             if not quiet:
                 console.print(_head(suite, place.about, plan), markup=False)
-            where = options.results, devices
+            where = options.places.results, devices
             command = command_line(sys.argv[1:])
             records = run_plan(plan, *where, timeout, quiet, console, place.run_all, forecast, command)
         failures = [record for record in records if record.outcome != "ok"]
         if report:
-            _report(options.results, report_to, console, quiet)
+            _report(options.places.results, report_to, console, quiet)
         if failures:
             click.echo(
                 f"{len(failures)} of {len(records)} runs failed; their records hold the traceback.", err=True
@@ -299,6 +299,7 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan, Forecast]:
     import logging
 
     from harness.common.files import cache_dir
+    from harness.common.places import Places
     from harness.execution.devices import find_devices
     from harness.planning.forecast import Forecast
     from harness.planning.plan import Options, make_plan
@@ -313,9 +314,7 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan, Forecast]:
     keep = keep | set(suite.keep)
     options = Options(
         devices=given.get("devices") or find_devices(given["device"]),
-        data_root=given["data_root"],
-        results=given["results"],
-        cache=cache_dir(),
+        places=Places(cache_dir(), given["data_root"], given["results"]),
         overwrite=given["overwrite"],
         limit_train=given["limit_train"],
         backbone_weights=given["backbone_weights"],
@@ -323,7 +322,7 @@ def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan, Forecast]:
         checkpoint_every=given["checkpoint_every"],
         measure=given["measure"],
     )
-    folder = Folder(options.results)
+    folder = Folder(options.places.results)
     plan = make_plan(suite, options, folder)
     if "parts" in (given["keep"] or ()) and not any("parts" in task.keep for task in plan.tasks):
         raise UserError("--keep parts: no method of this run has post-processing of its own.")

@@ -41,10 +41,12 @@ def rescore(
     """
     with sentences(debug):
         from harness.common.files import cache_dir
+        from harness.common.places import Places
         from harness.execution.rescore import rescore as again
 
         done = refused = failed = 0
-        for one in again(results, cards or [], data_root, cache_dir(), not dry_run, only or ()):
+        places = Places(cache_dir(), data_root, results)
+        for one in again(places, cards or [], not dry_run, only or ()):
             click.echo(_line(one))
             if dry_run and one.old and one.new:
                 _print_values(one.old, one.new)

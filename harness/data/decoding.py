@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -14,13 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from harness.common.errors import UserError
-from harness.common.files import cache_dir as cache_dir
-from harness.spec.protocols import CROPPED, Crop
-from harness.spec.protocols import Resize as Resize
-
-if TYPE_CHECKING:
-    pass
-
+from harness.spec.protocols import ImageFit
 
 Pixels = NDArray[np.uint8]
 # Pillow goes by the content and not by the name: of its other formats some start programs.
@@ -95,29 +88,24 @@ def read_mask(path: Path) -> Pixels:
     return np.asarray(marked.any(axis=2) if marked.ndim == 3 else marked, np.uint8)
 
 
-def read_resized(path: Path, size: int, resize: Resize, crop: Crop) -> Pixels:
+def read_resized(path: Path, fit: ImageFit) -> Pixels:
     """Reads an image, resized and cropped as a protocol says: RGB ``[size, size, 3]``."""
-    image, side = _rgb(read_image(path), path), _side(size, crop)
-    if resize == "opencv":
+    image, side = _rgb(read_image(path), path), fit.side
+    if fit.resize == "opencv":
         whole = cv2.resize(np.asarray(image), (side, side), interpolation=cv2.INTER_LINEAR)
-        return _middle(np.asarray(whole, np.uint8), size)
-    return _middle(np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)), size)
+        return _middle(np.asarray(whole, np.uint8), fit.size)
+    return _middle(np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)), fit.size)
 
 
-def resized_masks(paths: Sequence[Path], size: int, crop: Crop) -> Pixels:
+def resized_masks(paths: Sequence[Path], fit: ImageFit) -> Pixels:
     """Returns the union of an image's masks at its size, uint8 ``[size, size]``."""
-    side = _side(size, crop)
+    side = fit.side
     united = np.zeros((side, side), np.uint8)
     for path in paths:
         united |= np.asarray(
             cv2.resize(read_mask(path), (side, side), interpolation=cv2.INTER_NEAREST), np.uint8
         )
-    return _middle(united, size)
-
-
-def _side(size: int, crop: Crop) -> int:
-    """The side that an image comes to before its middle is cut out."""
-    return size if crop == "none" else round(size / CROPPED)
+    return _middle(united, fit.size)
 
 
 def _middle(pixels: Pixels, size: int) -> Pixels:

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 
 from harness.common.errors import UserError
 from harness.common.files import SETTLED_NS
-from harness.common.files import cache_dir as cache_dir
-from harness.spec.protocols import Resize as Resize
 
 if TYPE_CHECKING:
     from harness.data.samples import CategoryData

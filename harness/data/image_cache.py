@@ -14,51 +14,36 @@ import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import PIL
 
 from harness.common.errors import UserError
-from harness.common.files import cache_dir as cache_dir
 from harness.common.files import remove, remove_leftovers, temporary_name
 from harness.common.parallel import in_threads
 from harness.data.decoding import Pixels, read_resized, resized_masks
 from harness.data.file_hashes import _HASHES, content_hashes
-from harness.spec.protocols import Crop
-from harness.spec.protocols import Resize as Resize
-
-if TYPE_CHECKING:
-    pass
-
+from harness.spec.protocols import Crop, ImageFit
 
 FORMAT = 1
 _ARRAYS = "images"
 
 
-# Reading one file
-
-
-# Content hashes
-
-
-# Decoded arrays
-
-
-def load_images(paths: Sequence[Path], size: int, resize: Resize, cache: Path, crop: Crop = "none") -> Pixels:
+def load_images(paths: Sequence[Path], fit: ImageFit, cache: Path) -> Pixels:
     """Returns RGB images ``[N, size, size, 3]``, read-only and mapped from the cache.
 
     Resize ``antialiased`` is Pillow's bilinear filter, ``opencv`` is ``cv2.INTER_LINEAR``. Crop ``centre``
     resizes to size / 0.875 and cuts out the middle.
     """
-    versions = [FORMAT, PIL.__version__, *([cv2.__version__] if resize == "opencv" else [])]
-    spec = ["images", versions, resize, size, content_hashes(paths, cache), *_named(crop)]
-    shape = (len(paths), size, size, 3)
-    return _cached("images", spec, shape, lambda i: read_resized(paths[i], size, resize, crop), cache)
+    versions = [FORMAT, PIL.__version__, *([cv2.__version__] if fit.resize == "opencv" else [])]
+    spec = ["images", versions, fit.resize, fit.size, content_hashes(paths, cache), *_named(fit.crop)]
+    shape = (len(paths), fit.size, fit.size, 3)
+    return _cached("images", spec, shape, lambda i: read_resized(paths[i], fit), cache)
 
 
-def load_masks(paths: Sequence[Sequence[Path]], size: int, cache: Path, crop: Crop = "none") -> Pixels:
+def load_masks(paths: Sequence[Sequence[Path]], fit: ImageFit, cache: Path) -> Pixels:
     """Returns masks of 0 and 1 ``[N, size, size]``, read-only and mapped from the cache.
 
     The masks of one image are resized like ``cv2.INTER_NEAREST`` and united; no mask gives zeros. Crop as
@@ -66,9 +51,9 @@ def load_masks(paths: Sequence[Sequence[Path]], size: int, cache: Path, crop: Cr
     """
     hashes = iter(content_hashes([path for group in paths for path in group], cache))
     groups = [[next(hashes) for _ in group] for group in paths]
-    spec = ["masks", [FORMAT, PIL.__version__, cv2.__version__], size, groups, *_named(crop)]
-    shape = (len(paths), size, size)
-    return _cached("masks", spec, shape, lambda i: resized_masks(paths[i], size, crop), cache)
+    spec = ["masks", [FORMAT, PIL.__version__, cv2.__version__], fit.size, groups, *_named(fit.crop)]
+    shape = (len(paths), fit.size, fit.size)
+    return _cached("masks", spec, shape, lambda i: resized_masks(paths[i], fit), cache)
 
 
 def _named(crop: Crop) -> list[str]:

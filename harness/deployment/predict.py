@@ -101,9 +101,8 @@ def predict(method: Method, record: RunRecord, files: Sequence[Path], root: Path
 
 
 def _read(path: Path, record: RunRecord) -> Pixels | str:
-    protocol = PROTOCOLS[record.spec.protocol]
     try:
-        return read_resized(path, record.spec.image_size, protocol.resize, protocol.crop)
+        return read_resized(path, record.spec.fit)
     except UserError as error:
         return str(error)
 

@@ -17,7 +17,7 @@ from harness.method import Method
 from harness.registry.assets import find_asset
 from harness.registry.methods import configure, load_method, source_hash
 from harness.registry.names import parse_name
-from harness.registry.setup import make_setup
+from harness.registry.setup import Surroundings, make_setup
 from harness.registry.weights import RANDOM, find_weights
 from harness.results.artefacts import weights_path
 from harness.results.store import newest, read_record, read_records, record_path
@@ -106,8 +106,9 @@ def trained_method(
     seed_everything(record.spec.seed)
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         folders = {name: one.folder for name, one in assets.items()}
-        where = (torch.device(device), record.spec.image_size, record.spec.seed, Path(scratch))
-        made = method(config, make_setup(weights, folders, *where))
+        spec = record.spec
+        around = Surroundings(torch.device(device), spec.image_size, spec.seed, Path(scratch))
+        made = method(config, make_setup(weights, folders, around))
         try:
             state = load_file(kept)
             odd = next((name for name, tensor in state.items() if not torch.isfinite(tensor).all()), None)

@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -34,6 +34,16 @@ class Interrupted(BaseException):
     """A training was saved and left, because that had been asked for."""
 
 
+class Gathered(Protocol):
+    """What the harness gathers of a training."""
+
+    def progress(self) -> Progress:
+        """Returns it: JSON values, arrays and tensors."""
+
+    def go_on(self, saved: Progress) -> None:
+        """Takes it up again."""
+
+
 class Checkpoint:
     """Saves and restores one training.
 
@@ -41,8 +51,7 @@ class Checkpoint:
         path: the file.
         environment: hardware and versions; a checkpoint made under others is not gone on with.
         device: where the method computes.
-        save_progress: gives what the harness gathered so far: JSON values, and tensors.
-        load_progress: takes it back.
+        gathered: what the harness gathers of the training, for it is saved and taken up too.
         every: seconds between two checkpoints at least.
         asked: tells whether the training shall be saved and left as soon as may be.
     """
@@ -52,15 +61,13 @@ class Checkpoint:
         path: Path,
         environment: Mapping[str, Any],
         device: torch.device,
-        save_progress: Callable[[], Progress],
-        load_progress: Callable[[Progress], None],
+        gathered: Gathered,
         every: float = EVERY,
         asked: Callable[[], bool] = lambda: False,
     ) -> None:
         self._path, self._device, self._every = path, device, every
         self._environment = json.dumps(environment, sort_keys=True, default=str)
-        self._save_progress, self._load_progress = save_progress, load_progress
-        self._asked = asked
+        self._gathered, self._asked = gathered, asked
         self._last, self._cost = time.monotonic(), 0.0
 
     def restore(self, parts: Mapping[str, Any]) -> int:
@@ -83,7 +90,7 @@ class Checkpoint:
                 part.set_state(state)
             else:
                 part.load_state_dict(state)
-        self._load_progress(_joined(saved["progress"], tensors))
+        self._gathered.go_on(_joined(saved["progress"], tensors))
         _set_random(_joined(saved["random"], tensors), self._device)
         return int(saved["epoch"])
 
@@ -109,7 +116,7 @@ class Checkpoint:
             "environment": self._environment,
             "epoch": epoch,
             "parts": states,
-            "progress": _split(self._save_progress(), tensors),
+            "progress": _split(self._gathered.progress(), tensors),
             "random": _split(_random(self._device), tensors),
         }
         write_atomically(self._path, save(tensors, {"saved": json.dumps(saved)}))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from filelock import FileLock, Timeout
 
 from harness.results.locks import SUFFIX, remove_lock
-from harness.results.store import Folder, State, cannot_write, changed, read_record, record_path
+from harness.results.store import Folder, State, cannot_write, changed, read_record
 from harness.spec.record import RunRecord
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Claims:
 
     def _take(self, task: RunTask) -> bool:
         """Claims a run; if it is claimed or done already, puts it where it belongs."""
-        path = _record(task)
+        path = task.record_path
         lock = FileLock(path.with_suffix(SUFFIX), thread_local=False)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,9 +95,9 @@ class Claims:
             self._elsewhere.append(task)
             return False
         except OSError as error:
-            raise cannot_write(task.results, error) from error
-        folder = self._folders.setdefault(task.results, Folder(task.results))
-        state = folder.state(path.relative_to(task.results).as_posix())
+            raise cannot_write(task.places.results, error) from error
+        folder = self._folders.setdefault(task.places.results, Folder(task.places.results))
+        state = folder.state(path.relative_to(task.places.results).as_posix())
         record = read_record(path) if changed(state, self._planned_on.get(task.key)) else ""
         if isinstance(record, RunRecord):
             self._found.append(record)
@@ -105,7 +105,3 @@ class Claims:
             return False
         self._held[task.key] = lock
         return True
-
-
-def _record(task: RunTask) -> Path:
-    return record_path(task.results, task.spec, task.key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,7 @@ from harness.method import Method
 from harness.metrics.curves import curve
 from harness.results.artefacts import pictures_path, view_path, weights_path
 from harness.results.category_pictures import joined
-from harness.spec.fingerprints import view
-from harness.spec.protocols import Crop, Resize
+from harness.spec.protocols import ImageFit
 
 _QUALITY = 85
 
@@ -38,15 +38,27 @@ def save_state(record: Path, method: Method) -> None:
     write_atomically(weights_path(record), save_tensors(state))
 
 
+@dataclass(frozen=True)
+class ShownImages:
+    """Test images as a report shows them beside maps.
+
+    Attributes:
+        samples: every test image of the category.
+        data: fingerprint of the category's files.
+        fit: how images come to the size of the maps.
+        cache: the cache folder.
+        rows: of the test images, those that the maps are of; ``None`` for all.
+    """
+
+    samples: Sequence[Sample]
+    data: str
+    fit: ImageFit
+    cache: Path
+    rows: Sequence[int] | None = None
+
+
 def keep_view(
-    record: Path,
-    maps: NDArray[np.float32],
-    scores: NDArray[np.float32],
-    samples: Sequence[Sample],
-    data: str,
-    fitted: tuple[Resize, Crop],
-    cache: Path,
-    rows: Sequence[int] | None = None,
+    record: Path, maps: NDArray[np.float32], scores: NDArray[np.float32], shown: ShownImages
 ) -> None:
     """Writes what a report shows of a run's maps, and the pictures of its test images.
 
@@ -54,20 +66,16 @@ def keep_view(
         record: path of the record.
         maps: ``[N, S, S]``, finite.
         scores: ``[N]``.
-        samples: the category's test images.
-        data: fingerprint of the category's files.
-        fitted: how images came to the size of the maps: resized, then cropped.
-        cache: the cache folder.
-        rows: of the test images, the N that the maps are of, all by default.
+        shown: the N images.
 
     Raises:
         OSError: the folder cannot be written.
         UserError: an image or a mask cannot be read.
     """
-    size, (resize, crop) = maps.shape[1], fitted
-    rows = range(len(samples)) if rows is None else rows
-    keep_pictures(pictures_path(record, data, size, view(resize, crop)), samples, size, resize, cache, crop)
-    masks = load_masks([sample.masks for sample in samples], size, cache, crop)
+    samples, fit = shown.samples, shown.fit
+    rows = range(len(samples)) if shown.rows is None else shown.rows
+    keep_pictures(pictures_path(record, shown.data, fit.size, fit.view), samples, fit, shown.cache)
+    masks = load_masks([sample.masks for sample in samples], fit, shown.cache)
     if len(rows) < len(samples):
         masks = masks[list(rows)]
     write_atomically(view_path(record), _content(maps, scores, masks, rows))
@@ -98,27 +106,23 @@ def _greys(maps: NDArray[np.float32]) -> list[NDArray[np.uint8]]:
     return [np.clip((m - black) * scale, 0, 255).astype(np.uint8) for m in maps]
 
 
-def keep_pictures(
-    path: Path, samples: Sequence[Sample], size: int, resize: Resize, cache: Path, crop: Crop = "none"
-) -> None:
+def keep_pictures(path: Path, samples: Sequence[Sample], fit: ImageFit, cache: Path) -> None:
     """Writes pictures of test images, unless an earlier run on the same images did.
 
     Args:
         path: the file, see :func:`pictures_path`.
         samples: the test images.
-        size: side that images and masks come at.
-        resize: how images come to that size.
+        fit: how images and masks come to their size.
         cache: the cache folder.
-        crop: whether their middle is cut out.
 
     Raises:
         OSError: the folder cannot be made or written.
         UserError: an image cannot be read.
     """
-    if _side(path) == str(size):
+    if _side(path) == str(fit.size):
         return
-    images = load_images([sample.image for sample in samples], size, resize, cache, crop)
-    masks = load_masks([sample.masks for sample in samples], size, cache, crop)
+    images = load_images([sample.image for sample in samples], fit, cache)
+    masks = load_masks([sample.masks for sample in samples], fit, cache)
     arrays: dict[str, NDArray[Any]] = {}
     arrays["images"], arrays["image_ends"] = joined([_jpeg(image) for image in images])
     arrays["masks"], arrays["mask_ends"] = joined([_png(mask) for mask in masks])
@@ -128,7 +132,7 @@ def keep_pictures(
         "defects": [s.defect for s in samples],
     }
     described = {key: json.dumps(values) for key, values in texts.items()}
-    write_atomically(path, save(arrays, described | {"side": str(size)}))
+    write_atomically(path, save(arrays, described | {"side": str(fit.size)}))
 
 
 def _side(path: Path) -> str:

@@ -14,7 +14,7 @@ from harness.execution.claims import Claims
 from harness.execution.decode import decode
 from harness.execution.executors.local import run_all
 from harness.execution.executors.protocol import RunAll
-from harness.execution.postprocessing import make_record
+from harness.execution.postprocessing import record_from_parts
 from harness.execution.process_state import ProcessState
 from harness.execution.progress import Display
 from harness.execution.take_up import take_up
@@ -98,7 +98,7 @@ def run_plan(
             # A method's post-processing runs here; this process cannot be replaced.
             state = ProcessState()
             for task in made:
-                record = make_record(task)
+                record = record_from_parts(task)
                 state.restore()
                 record = record.model_copy(update={"command": command, "order": next_number(results)})
                 write_record(results, record)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import numpy as np
 import torch
@@ -13,22 +12,21 @@ from numpy.typing import NDArray
 from harness.common.errors import UserError
 from harness.data.batches import BATCH
 from harness.data.card import load_card
-from harness.data.image_roles import remaining, scored
-from harness.data.samples import read_category
-from harness.execution.run import common, failed
+from harness.data.category import open_category
+from harness.execution.record import Result, failed, make_record
 from harness.method import Prediction
 from harness.metrics.evaluate import Metrics, evaluate, read_truth
 from harness.metrics.thresholds import operating_points
 from harness.planning.task import RunTask
 from harness.registry.methods import configure, load_method
 from harness.results.maps import DamagedMapsError, KeptParts, load_parts
-from harness.results.store import read_record, record_path
+from harness.results.store import read_record
 from harness.spec.operating_points import Operating
 from harness.spec.protocols import PROTOCOLS
 from harness.spec.record import RunRecord
 
 
-def make_record(task: RunTask) -> RunRecord:
+def record_from_parts(task: RunTask) -> RunRecord:
     """Returns the record of a task with ``made_from``: equal to what its own training would give.
 
     The record has no timings, as there was no run; whatever goes wrong ends up in it.
@@ -38,7 +36,7 @@ def make_record(task: RunTask) -> RunRecord:
         raise ValueError("the task is to be trained")
     # Computed here, where there need not be the device that the run had.
     task = replace(task, device="cpu")
-    path = record_path(base.results, base.spec, base.key)
+    path = base.record_path
     trained = read_record(path)
     if isinstance(trained, str) or trained.outcome != "ok":
         return failed(task, "failed", f"the run {base.key}, from whose parts this is made, has no numbers")
@@ -47,19 +45,16 @@ def make_record(task: RunTask) -> RunRecord:
         metrics, operating = _numbers(task, parts, trained.counts.get("moved", 0))
     except (DamagedMapsError, UserError) as error:
         return failed(task, "failed", f"made from the run {base.key}: {error}")
-    found = common(task)
-    found["environment"] = trained.environment
-    found["finished"] = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return RunRecord(
-        **found,
-        outcome="ok",
+    result = Result(
         metrics=metrics,
         selected_epoch=trained.selected_epoch,
-        epochs=trained.epochs,
+        epochs=tuple(trained.epochs),
         counts=trained.counts,
         operating=operating,
         made_from=base.key,
+        environment=trained.environment,
     )
+    return make_record(task, result)
 
 
 def _numbers(task: RunTask, parts: KeptParts, moved: int) -> tuple[Metrics, Operating | None]:
@@ -69,13 +64,11 @@ def _numbers(task: RunTask, parts: KeptParts, moved: int) -> tuple[Metrics, Oper
     known = {name: torch.from_numpy(array) for name, array in parts.statistics.items()}
     finish = method.postprocessor(config, known, task.spec.image_size)
     scores, maps = _finished(finish, parts.raw)
-    card = load_card(task.card)
-    data = read_category(card, task.spec.category, task.data_root, task.cache)
-    left = remaining([sample.kind for sample in data.test], moved, task.spec.seed)
-    rows = scored(left, task.identity.incomplete_batches)
+    category = open_category(load_card(task.card), task.spec.category, task.places)
+    rows = category.scored_rows(task.spec, moved, task.identity.incomplete_batches)
     if len(rows) != len(scores):
         raise UserError(f"its parts are those of {len(scores)} images, there are {len(rows)} test images")
-    truth = read_truth(card, data.test, task.spec, task.data_root, task.cache, rows)
+    truth = read_truth(category, task.spec, rows)
     splits = task.split_categories or {}
     metrics = evaluate(truth, scores, maps, splits, task.spec.category)
     if not parts.validation:

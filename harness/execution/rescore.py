@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.common.errors import UserError
+from harness.common.places import Places
 from harness.data.card import Card, card_names, load_card
-from harness.data.file_hashes import data_fingerprint
-from harness.data.image_roles import remaining, scored
-from harness.data.samples import CategoryData, read_category
-from harness.execution.keep import keep_view
+from harness.data.category import Category, open_category
+from harness.execution.keep import ShownImages, keep_view
 from harness.metrics.evaluate import Metrics, Truth, evaluate, read_truth
 from harness.metrics.exact import METRICS_VERSIONS
 from harness.results.artefacts import view_path
@@ -24,9 +22,8 @@ from harness.results.locks import alone
 from harness.results.map_views import load_view
 from harness.results.maps import DamagedMapsError, load_maps
 from harness.results.store import cannot_write, prepare, read_record, record_files, replace_record
-from harness.spec.protocols import PROTOCOLS, IncompleteBatches
+from harness.spec.protocols import PROTOCOLS
 from harness.spec.record import RunRecord
-from harness.spec.run import Evaluate, RunSpec
 
 MASK_RESIZES = frozenset(protocol.mask_resize for protocol in PROTOCOLS.values())
 
@@ -53,12 +50,7 @@ class _RefusedError(Exception):
 
 
 def rescore(
-    results: Path,
-    cards: Sequence[str],
-    data_root: Path | None,
-    cache: Path,
-    write: bool,
-    only: Collection[str] = (),
+    places: Places, cards: Sequence[str], write: bool, only: Collection[str] = ()
 ) -> Iterator[Rescored]:
     """Computes the metrics of every record again, one after the other.
 
@@ -67,10 +59,8 @@ def rescore(
     stays, for maps are kept of the epoch that counted only.
 
     Args:
-        results: the results folder.
+        places: where records, datasets and the cache lie.
         cards: paths of cards, for datasets of one's own.
-        data_root: folder of datasets.
-        cache: the cache folder.
         write: whether to replace the records.
         only: names of the metrics to replace, all where there is none. A record whose metrics are of another
             version is refused then: its values would be of two versions.
@@ -79,40 +69,11 @@ def rescore(
         UserError: there is no results folder, it cannot be written, there is no such metric, or a card has a
             mistake.
     """
+    results = places.results
     paths = record_files(results)
-    own = {card.name: card for card in map(load_card, cards)}
+    opened = _Opened(cards, places)
     if write:
         prepare(results)
-
-    @lru_cache(maxsize=1)  # records of one category follow one another
-    def on_disk(dataset: str, category: str) -> tuple[Card, CategoryData, str]:
-        card = _card(dataset, own)
-        data = read_category(card, category, data_root, cache)
-        return card, data, data_fingerprint(data, cache)
-
-    @lru_cache(maxsize=1)
-    def truth(
-        dataset: str,
-        category: str,
-        protocol: str,
-        size: int,
-        where: Evaluate,
-        incomplete_batches: IncompleteBatches,
-        *moved: int,
-    ) -> tuple[Truth, list[int]]:
-        card, data, _ = on_disk(dataset, category)
-        spec = RunSpec(
-            dataset=dataset,
-            category=category,
-            method="",
-            seed=0,
-            protocol=protocol,
-            image_size=size,
-            evaluate=where,
-        )
-        rows = scored(remaining([sample.kind for sample in data.test], *moved), incomplete_batches)
-        return read_truth(card, data.test, spec, data_root, cache, rows), rows
-
     for path in paths:
         old = read_record(path)
         if isinstance(old, str):
@@ -122,35 +83,82 @@ def rescore(
             yield Rescored(old.spec.label(), old)
             continue
         try:
-            spec = old.spec
-            if old.identity.data != on_disk(spec.dataset, spec.category)[2]:
-                raise _RefusedError("its category's files on disk are not those that it was made from")
-            version = METRICS_VERSIONS[spec.evaluate]
-            if only and old.fingerprint.metrics_version != version:
-                versions = f"{old.fingerprint.metrics_version}, these of {version}"
-                raise _RefusedError(f"its metrics are of version {versions}: leave out --metrics")
-            if spec.protocol not in PROTOCOLS:
-                raise _RefusedError(f"its protocol '{spec.protocol}' is unknown")
-            # Where nothing was moved the seed does not count, and runs share what is read.
-            moved = old.counts.get("moved", 0)
-            out = (moved, spec.seed if moved else 0)
-            how = (spec.protocol, spec.image_size, spec.evaluate, old.identity.incomplete_batches)
-            found, rows = truth(spec.dataset, spec.category, *how, *out)
-            maps, scores = load_maps(path.with_suffix(".maps.safetensors"))
-            metrics = _metrics(old, maps, scores, found)
+            again = _again(old, path, opened, only)
         except (_RefusedError, DamagedMapsError, UserError) as error:
             yield Rescored(old.spec.label(), old, refused=str(error).rstrip("."))
             continue
-        if only:
-            metrics = _replaced(old.metrics, metrics, only)
+        metrics = _replaced(old.metrics, again.metrics, only) if only else again.metrics
+        version = METRICS_VERSIONS[old.spec.evaluate]
         fingerprint = old.fingerprint.model_copy(update={"metrics_version": version})
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         new = old.model_copy(update={"metrics": metrics, "fingerprint": fingerprint, "rescored": now})
         if write:
             with alone(results):
                 replace_record(results, path, new)
-            _view(results, path, new, maps, scores, (on_disk(spec.dataset, spec.category)[1], rows), cache)
+            _view(results, path, again)
         yield Rescored(old.spec.label(), old, new)
+
+
+class _Opened:
+    """The category that records are of, and its truth; records of one category follow one another."""
+
+    def __init__(self, cards: Sequence[str], places: Places) -> None:
+        self._own = {card.name: card for card in map(load_card, cards)}
+        self._places = places
+        self._category: Category | None = None
+        self._truth: tuple[tuple[object, ...], Truth, list[int]] | None = None
+
+    def category(self, dataset: str, name: str) -> Category:
+        there = self._category
+        if there is None or (there.card.name, there.name) != (dataset, name):
+            self._truth = None
+            self._category = there = open_category(_card(dataset, self._own), name, self._places)
+        return there
+
+    def truth(self, record: RunRecord) -> tuple[Truth, list[int]]:
+        """Returns what a record's maps are measured against, and which of the test images they are of."""
+        spec, moved = record.spec, record.counts.get("moved", 0)
+        category = self.category(spec.dataset, spec.category)
+        incomplete = record.identity.incomplete_batches
+        # Where nothing was moved the seed does not count, and runs share what is read.
+        key = (spec.fit, spec.evaluate, incomplete, moved, spec.seed if moved else 0)
+        if self._truth is None or self._truth[0] != key:
+            rows = category.scored_rows(spec, moved, incomplete)
+            self._truth = (key, read_truth(category, spec, rows), rows)
+        return self._truth[1:]
+
+
+@dataclass(frozen=True)
+class _Again:
+    """What was found again of a record: its metrics, and the maps and images that they are of."""
+
+    metrics: Metrics
+    maps: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    shown: ShownImages
+
+
+def _again(old: RunRecord, path: Path, opened: _Opened, only: Collection[str]) -> _Again:
+    """Computes the metrics of a record again.
+
+    Raises:
+        _RefusedError, DamagedMapsError, UserError: they cannot be.
+    """
+    spec = old.spec
+    category = opened.category(spec.dataset, spec.category)
+    if old.identity.data != category.fingerprint:
+        raise _RefusedError("its category's files on disk are not those that it was made from")
+    version = METRICS_VERSIONS[spec.evaluate]
+    if only and old.fingerprint.metrics_version != version:
+        versions = f"{old.fingerprint.metrics_version}, these of {version}"
+        raise _RefusedError(f"its metrics are of version {versions}: leave out --metrics")
+    if spec.protocol not in PROTOCOLS:
+        raise _RefusedError(f"its protocol '{spec.protocol}' is unknown")
+    truth, rows = opened.truth(old)
+    maps, scores = load_maps(path.with_suffix(".maps.safetensors"))
+    samples, cache = category.samples.test, category.places.cache
+    shown = ShownImages(samples, old.identity.data, spec.fit, cache, rows)
+    return _Again(_metrics(old, maps, scores, truth), maps, scores, shown)
 
 
 def _replaced(old: Metrics, new: Metrics, names: Collection[str]) -> Metrics:
@@ -181,23 +189,12 @@ def _card(dataset: str, own: Mapping[str, Card]) -> Card:
     raise _RefusedError(f"dataset '{dataset}' has no built-in card: give its card with --cards")
 
 
-def _view(
-    results: Path,
-    path: Path,
-    record: RunRecord,
-    maps: NDArray[np.float32],
-    scores: NDArray[np.float32],
-    tested: tuple[CategoryData, Sequence[int]],
-    cache: Path,
-) -> None:
+def _view(results: Path, path: Path, again: _Again) -> None:
     """Makes what a report shows of maps for runs of versions that did not."""
     if load_view(view_path(path)) is not None:
         return
-    protocol = PROTOCOLS[record.spec.protocol]
-    fitted = (protocol.resize, protocol.crop)
     try:
-        data, rows = tested
-        keep_view(path, maps, scores, data.test, record.identity.data, fitted, cache, rows)
+        keep_view(path, again.maps, again.scores, again.shown)
     except OSError as error:
         raise cannot_write(results, error) from error
 

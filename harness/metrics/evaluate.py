@@ -5,19 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.card import NORMAL, Card, dataset_root
-from harness.data.defects import read_defects
-from harness.data.image_cache import load_masks
-from harness.data.samples import Sample
+from harness.data.card import NORMAL
+from harness.data.category import Category
 from harness.metrics.exact import split_metrics
 from harness.metrics.native_size import Native
-from harness.spec.protocols import PROTOCOLS
 from harness.spec.run import RunSpec
 
 if TYPE_CHECKING:
@@ -44,35 +40,24 @@ class Truth:
         return self.masks.defects if isinstance(self.masks, Native) else ""
 
 
-def read_truth(
-    card: Card,
-    samples: Sequence[Sample],
-    spec: RunSpec,
-    data_root: Path | None,
-    cache: Path,
-    rows: Sequence[int] | None = None,
-) -> Truth:
+def read_truth(category: Category, spec: RunSpec, rows: Sequence[int] | None = None) -> Truth:
     """Reads kinds and masks of test images, where ``spec.evaluate`` says that pixels are compared.
 
     Args:
-        card: of the dataset.
-        samples: every test image of the category.
+        category: of the images.
         spec: the run.
-        data_root: folder of datasets.
-        cache: the cache folder.
-        rows: which of the images count, all by default.
+        rows: which of the test images count, all by default.
 
     Raises:
         UserError: a mask or the table of defects cannot be read.
     """
+    samples = category.samples.test
     chosen = [samples[i] for i in rows] if rows is not None else samples
     kinds = tuple(sample.kind for sample in chosen)
     if spec.evaluate == "native":
-        root = dataset_root(card, data_root, cache)
-        return Truth(kinds, Native(chosen, read_defects(card, spec.category, root)))
-    crop = PROTOCOLS[spec.protocol].crop
+        return Truth(kinds, Native(chosen, category.defects))
     # All are kept in the cache together, whichever of them a run tests on.
-    masks = load_masks([sample.masks for sample in samples], spec.image_size, cache, crop)
+    masks = category.masks(spec.fit)
     return Truth(kinds, masks if len(chosen) == len(samples) else masks[list(rows or ())])
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from harness.common.errors import UserError, nearest
+from harness.common.places import Places
 from harness.data.card import Card, dataset_names, dataset_root, load_card
-from harness.data.defects import read_defects
-from harness.data.file_hashes import data_fingerprint
-from harness.data.image_roles import assign, sizes
-from harness.data.samples import CategoryData, category_names, read_category
+from harness.data.category import Category, open_category
+from harness.data.image_roles import sizes
+from harness.data.samples import category_names
 from harness.metrics.exact import METRICS_VERSIONS
 from harness.planning.task import EVERY as CHECKPOINT_EVERY
 from harness.planning.task import RunTask
@@ -23,7 +23,7 @@ from harness.registry.methods import source_hash
 from harness.registry.names import MethodName
 from harness.registry.weights import Weights, check_strides, find_weights
 from harness.results.outcome_index import Ended, Seen
-from harness.results.store import Folder, State, record_path
+from harness.results.store import Folder, State
 from harness.spec.protocols import PROTOCOLS
 from harness.spec.run import Identity, RunSpec, Scalar, run_key, run_keys
 from harness.spec.suite import Suite
@@ -46,9 +46,7 @@ class Options:
     """
 
     devices: tuple[str, ...]
-    data_root: Path | None
-    results: Path
-    cache: Path
+    places: Places
     overwrite: Overwrite = "failed"
     limit_train: int | None = None
     backbone_weights: Literal["pretrained", "none"] = "pretrained"
@@ -93,17 +91,20 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class Category:
-    """A category that is on disk."""
+class PlannedCategory:
+    """A category that is on disk, and what its dataset's other categories are.
 
-    card: Card
+    Attributes:
+        given: name of a built-in card, or the path of a card.
+        opened: the category.
+        categories: all categories of the dataset.
+        split_categories: see :class:`RunRecord`.
+    """
+
     given: str
-    name: str
+    opened: Category
     categories: tuple[str, ...]
-    data: CategoryData
-    split_categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    fingerprint: str = ""
-    defects: str = ""
+    split_categories: Mapping[str, tuple[str, ...]]
 
 
 def make_plan(suite: Suite, options: Options, folder: Folder | None = None) -> Plan:
@@ -131,18 +132,16 @@ def make_plan(suite: Suite, options: Options, folder: Folder | None = None) -> P
     methods = [choose(one, options) for one in configured]
     tasks: list[RunTask] = []
     for category in _categories(suite, options):
-        kinds = [sample.kind for sample in category.data.test]
-        counts = len(category.data.train), len(category.data.validation)
         for protocol, share in product(dict.fromkeys(suite.protocols), dict.fromkeys(suite.contamination)):
             for chosen in methods:
                 dropped = PROTOCOLS[protocol].incomplete_batches == "dropped"
                 for task in tasks_of(suite, options, chosen, category, protocol, share):
                     # Without a share all seeds have as many test images: one look is enough.
                     if share or (dropped and task.spec.seed == suite.seeds[0]):
-                        assign(*counts, kinds, task.spec)
+                        category.opened.roles(task.spec)
                     tasks += [task, *_grid(suite, task, chosen)]
     unique = tuple({task.key: task for task in tasks}.values())
-    return _plan(unique, options, folder or Folder(options.results))
+    return _plan(unique, options, folder or Folder(options.places.results))
 
 
 def _check_parts(suite: Suite, configured: Sequence[Configured], options: Options) -> None:
@@ -181,14 +180,19 @@ def _grid(suite: Suite, task: RunTask, chosen: Chosen) -> Iterator[RunTask]:
 
 
 def tasks_of(
-    suite: Suite, options: Options, chosen: Chosen, category: Category, protocol: str, contamination: float
+    suite: Suite,
+    options: Options,
+    chosen: Chosen,
+    category: PlannedCategory,
+    protocol: str,
+    contamination: float,
 ) -> Iterator[RunTask]:
     """Yields the runs that differ by nothing but their seed; a million of them fit into 2 GB."""
     method = chosen.configured
     first, *others = dict.fromkeys(suite.seeds)
     spec = RunSpec(
-        dataset=category.card.name,
-        category=category.name,
+        dataset=category.opened.card.name,
+        category=category.opened.name,
         method=method.label,
         params=method.params,
         seed=first,
@@ -202,20 +206,21 @@ def tasks_of(
     # A copy by pydantic has a set of its own of the fields that were given: as much again as its values.
     given, fields = spec.model_fields_set, dict(spec)
     specs = [spec, *(RunSpec.model_construct(given, **{**fields, "seed": seed}) for seed in others)]
+    table = category.opened.defects if suite.evaluate == "native" else None
     weights = {name: found.sha256 for name, found in chosen.weights.items()}
     assets = {f"asset:{name}": found.sha256 for name, found in chosen.assets.items()}
     identity = Identity(
         method_version=method.method.version,
         config=method.config.model_dump(mode="json"),
         weights=weights | assets,
-        data=category.fingerprint,
+        data=category.opened.fingerprint,
         score_rule=method.method.score_rule,
         source=chosen.source,
-        defects=category.defects,
+        defects=table.sha256 if table else "",
         incomplete_batches=PROTOCOLS[protocol].incomplete_batches,
     )
     folders = {name: found.folder for name, found in chosen.assets.items()}
-    data = category.data
+    data = category.opened.samples
     images = sizes(len(data.train), len(data.validation), len(data.test), spec)
     for one, key in zip(specs, run_keys(spec, (one.seed for one in specs), identity), strict=True):
         yield RunTask(
@@ -224,9 +229,7 @@ def tasks_of(
             key=key,
             method=method.name.base,
             card=category.given,
-            data_root=options.data_root,
-            cache=options.cache,
-            results=options.results,
+            places=options.places,
             device=options.devices[0],
             weights=chosen.weights,
             assets=folders,
@@ -249,38 +252,28 @@ def choose(one: Configured, options: Options) -> Chosen:
     weights = {}
     for backbone, strides in one.needs.backbones.items():
         pretrained = options.backbone_weights == "pretrained"
-        weights[backbone] = find_weights(backbone, options.cache, pretrained)
+        weights[backbone] = find_weights(backbone, options.places.cache, pretrained)
         if strides:
             check_strides(weights[backbone].backbone, strides)
-    assets = {asset.name: find_asset(asset, options.cache) for asset in one.needs.assets}
+    assets = {asset.name: find_asset(asset, options.places.cache) for asset in one.needs.assets}
     return Chosen(one, weights, assets, source_hash(one.name))
 
 
-def _categories(suite: Suite, options: Options) -> list[Category]:
-    chosen: list[Category] = []
+def _categories(suite: Suite, options: Options) -> list[PlannedCategory]:
+    chosen: list[PlannedCategory] = []
     known: set[str] = set()
     for name in dataset_names(suite.datasets):
         card = load_card(name)
-        root = dataset_root(card, options.data_root, options.cache)
-        names = category_names(card, root)
+        given = str(Path(name).expanduser().resolve()) if name.endswith(".toml") else name
+        root = dataset_root(card, options.places.data_root, options.places.cache)
+        names = tuple(category_names(card, root))
+        splits = _split_categories(card, names)
         known |= {*names, *(f"{card.name}/{category}" for category in names)}
         for category in names:
             if suite.categories and not {category, f"{card.name}/{category}"} & set(suite.categories):
                 continue
-            data = read_category(card, category, options.data_root, options.cache)
-            table = read_defects(card, category, root) if suite.evaluate == "native" else None
-            chosen.append(
-                Category(
-                    card=card,
-                    given=str(Path(name).expanduser().resolve()) if name.endswith(".toml") else name,
-                    name=category,
-                    categories=tuple(names),
-                    data=data,
-                    split_categories=_split_categories(card, names),
-                    fingerprint=data_fingerprint(data, options.cache),
-                    defects=table.sha256 if table else "",
-                )
-            )
+            opened = open_category(card, category, options.places)
+            chosen.append(PlannedCategory(given, opened, names, splits))
     for category in suite.categories:
         if category not in known:
             raise UserError(f"No dataset of this run has a category '{category}'. {nearest(category, known)}")
@@ -300,14 +293,14 @@ def _split_categories(card: Card, names: Sequence[str]) -> dict[str, tuple[str, 
 
 def _plan(tasks: tuple[RunTask, ...], options: Options, folder: Folder) -> Plan:
     """Finds out which runs have a record that is kept."""
-    seen = Seen(folder, options.cache)
+    seen = Seen(folder, options.places.cache)
     done, damaged, planned_on = set(), [], dict[str, State]()
     for task in tasks:
         if (ended := seen.look(task.spec, task.key)) is None:
             continue
         planned_on[task.key] = ended.state
         if ended.damage:
-            damaged.append((record_path(options.results, task.spec, task.key), ended.damage))
+            damaged.append((task.record_path, ended.damage))
         elif _keep(task, ended, seen.kept(task.spec, task.key, task.keep), options.overwrite):
             done.add(task.key)
     seen.remember()

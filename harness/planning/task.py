@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.common.places import Places
 from harness.registry.weights import Weights
+from harness.results.store import record_path
 from harness.spec.run import Identity, RunSpec
 
 # Seconds between two checkpoints at least: what a crash costs at most, beside one epoch.
@@ -20,6 +22,7 @@ class RunTask:
     Attributes:
         method: name of an entry point, or ``/path/to/file.py:Class``.
         card: name of a built-in card, or the path of a card.
+        places: where datasets, the cache and the results lie.
         assets: folder of each asset that the method needs, by name.
         keep: artefacts to leave beside the record: ``maps``, ``weights``, ``parts``.
         checkpoint_every: seconds between two checkpoints of a training at least.
@@ -39,9 +42,7 @@ class RunTask:
     key: str
     method: str
     card: str
-    data_root: Path | None
-    cache: Path
-    results: Path
+    places: Places
     device: str
     weights: Mapping[str, Weights]
     assets: Mapping[str, Path] = field(default_factory=dict)
@@ -54,3 +55,8 @@ class RunTask:
     made_from: RunTask | None = None
     images: tuple[int, int] = (0, 0)
     share: float = 0.0
+
+    @property
+    def record_path(self) -> Path:
+        """Where its record lies, or will."""
+        return record_path(self.places.results, self.spec, self.key)

@@ -6,13 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness.common.errors import UserError
-
-if TYPE_CHECKING:
-    pass
-
 
 _NAME = re.compile(r"^(?P<base>[^\[\]]+?)\s*(?:\[(?P<params>.*)\])?$", re.DOTALL)
 

@@ -10,9 +10,11 @@ from typing import Literal
 
 from harness.common.download import Bar
 from harness.common.errors import MissingError, UserError
+from harness.common.places import Places
 from harness.data.card import Card, card_names, dataset_names, dataset_root, load_card
+from harness.data.category import open_category
 from harness.data.fetch import by_hand
-from harness.data.samples import category_names, read_category
+from harness.data.samples import category_names
 from harness.method import Asset
 from harness.registry.assets import fetch_asset, find_asset
 from harness.registry.configuration import Configured, check_needs, configure_methods
@@ -35,39 +37,32 @@ class Item:
     note: str
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where things are looked for.
-
-    Attributes:
-        cache: the cache folder.
-        data_root: folder of the datasets.
-        offline: whether nothing may be downloaded.
-        pretrained: whether pretrained weights are wanted.
-    """
-
-    cache: Path
-    data_root: Path | None
-    offline: bool = False
-    pretrained: bool = True
-
-
-def prepare(suite: Suite, places: Places, bar: Bar) -> Iterator[Item]:
+def prepare(
+    suite: Suite, places: Places, bar: Bar, offline: bool = False, pretrained: bool = True
+) -> Iterator[Item]:
     """Looks for everything that the runs of a suite need, and downloads what can be downloaded.
 
     Datasets are looked for only: to fetch one means to accept its licence.
+
+    Args:
+        suite: the runs.
+        places: where things are looked for.
+        bar: shows one download.
+        offline: whether nothing may be downloaded.
+        pretrained: whether pretrained weights are wanted.
 
     Raises:
         UserError: a name or a hyper-parameter of the suite does not exist.
     """
     configured = configure_methods(suite)
     cards = {name: load_card(name) for name in dataset_names(suite.datasets)}
-    return _Preparation(suite, places, bar).items(configured, cards)
+    return _Preparation(suite, places, bar, offline, pretrained).items(configured, cards)
 
 
 class _Preparation:
-    def __init__(self, suite: Suite, places: Places, bar: Bar) -> None:
+    def __init__(self, suite: Suite, places: Places, bar: Bar, offline: bool, pretrained: bool) -> None:
         self.suite, self.places, self.bar = suite, places, bar
+        self.offline, self.pretrained = offline, pretrained
 
     def items(self, configured: Sequence[Configured], cards: Mapping[str, Card]) -> Iterator[Item]:
         for one in configured:
@@ -84,14 +79,14 @@ class _Preparation:
         yield from self._datasets(cards)
 
     def _online(self, fetch: Callable[[], str]) -> Callable[[], str] | None:
-        return None if self.places.offline else fetch
+        return None if self.offline else fetch
 
     def _fits(self, one: Configured) -> str:
         check_needs(one, self.suite)
         return "installed"
 
     def _weights(self, name: str, strides: Sequence[tuple[int, ...]]) -> str:
-        found = find_weights(name, self.places.cache, self.places.pretrained)
+        found = find_weights(name, self.places.cache, self.pretrained)
         for some in strides:
             check_strides(found.backbone, some)
         return str(found.path or "random")
@@ -128,7 +123,7 @@ class _Preparation:
         problems: dict[str, str] = {}
         for name in names:
             try:
-                read_category(card, name, self.places.data_root, self.places.cache)
+                open_category(card, name, self.places)
             except UserError as error:
                 problems[name] = str(error)
         what = f"dataset {card.name}"

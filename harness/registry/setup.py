@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,13 +13,20 @@ from harness.method import Backbone, Setup
 from harness.registry.weights import Weights, load_features, load_network, load_state
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What a method finds where it is made, see :class:`harness.method.Setup`."""
+
+    device: torch.device
+    image_size: int
+    seed: int
+    scratch: Path
+
+
 def make_setup(
     weights: Mapping[str, Weights],
     assets: Mapping[str, Path],
-    device: torch.device,
-    image_size: int,
-    seed: int,
-    scratch: Path,
+    around: Surroundings,
     handed: list[nn.Module] | None = None,
 ) -> Setup:
     """Returns what a method is given; only weights and assets that it declared are to be had.
@@ -26,6 +34,7 @@ def make_setup(
     ``handed`` takes up the pretrained networks that the method asks for, whose parameters are counted later.
     """
     handed = [] if handed is None else handed
+    device = around.device
 
     def features(backbone: str, strides: Sequence[int]) -> Backbone:
         extractor = load_features(_declared(weights, backbone), strides, device)
@@ -47,12 +56,12 @@ def make_setup(
 
     return Setup(
         device=device,
-        image_size=image_size,
-        seed=seed,
+        image_size=around.image_size,
+        seed=around.seed,
         load_network=network,
         load_features=features,
         asset=asset,
-        scratch=scratch,
+        scratch=around.scratch,
         load_state=state,
     )
 

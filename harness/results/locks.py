@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from harness.results.store import cannot_write
-
-if TYPE_CHECKING:
-    pass
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from harness.common.errors import UserError
-from harness.results.store import COMPACTED
+from harness.results.store import COMPACTED, cannot_write
 
 SUFFIX = ".claim"
 

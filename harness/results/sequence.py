@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -25,9 +24,6 @@ from harness.results.store import (
     order_of,
 )
 from harness.spec.record import RunRecord
-
-if TYPE_CHECKING:
-    pass
 
 LAST = ".order"
 # Seconds to wait for another driver, which holds the lock for milliseconds. A share without locks may keep

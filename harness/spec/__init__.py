@@ -12,11 +12,11 @@ from harness.common.lazy import lazy
 
 if TYPE_CHECKING:
     from harness.spec.efficiency import Efficiency, Quantity
-    from harness.spec.fingerprints import Fingerprint, fingerprint, view
+    from harness.spec.fingerprints import Fingerprint, fingerprint
     from harness.spec.metrics import METRICS
     from harness.spec.names import slug
     from harness.spec.operating_points import Operating, Rate
-    from harness.spec.protocols import PROTOCOLS, Protocol, unfilled
+    from harness.spec.protocols import PROTOCOLS, ImageFit, Protocol, unfilled, view
     from harness.spec.record import (
         KINDS_MEAN,
         SCHEMA_VERSION,
@@ -41,6 +41,7 @@ __all__ = [
     "Failure",
     "Fingerprint",
     "Identity",
+    "ImageFit",
     "Keep",
     "Operating",
     "Outcome",
@@ -93,6 +94,7 @@ __getattr__ = lazy(
         "run_keys": "run",
         "slug": "names",
         "unfilled": "protocols",
-        "view": "fingerprints",
+        "view": "protocols",
+        "ImageFit": "protocols",
     },
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from harness.common.values import Frozen, at_defaults
 from harness.spec.names import digest
-from harness.spec.protocols import PROTOCOLS, IncompleteBatches
+from harness.spec.protocols import PROTOCOLS, IncompleteBatches, view
 from harness.spec.run import Identity, RunSpec
 
 _LATER_SHARED = {"stopping": "none", "contamination": 0.0, "incomplete_batches": "kept"}
@@ -93,8 +93,3 @@ def fingerprint(spec: RunSpec, identity: Identity, metrics_version: int) -> Fing
         contamination=spec.contamination,
         incomplete_batches=identity.incomplete_batches,
     )
-
-
-def view(resize: str, crop: str) -> str:
-    """Returns in a word how images come to their size: ``opencv``, ``antialiased-centre``."""
-    return resize if crop == "none" else f"{resize}-{crop}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from harness.common.values import Frozen
@@ -16,6 +17,36 @@ CROPPED = 0.875
 PATIENCE = 10
 # Images of a batch in which ULSAD's published code validates and tests: ``eval_batch_size`` in its settings.
 PUBLISHED_BATCH = 32
+
+
+@dataclass(frozen=True)
+class ImageFit:
+    """How images and masks come to the size of a run.
+
+    Attributes:
+        size: side of the square images in pixels.
+        resize: see :class:`Protocol`; it does not concern masks.
+        crop: see :class:`Protocol`.
+    """
+
+    size: int
+    resize: Resize = "antialiased"
+    crop: Crop = "none"
+
+    @property
+    def side(self) -> int:
+        """The side that an image comes to before its middle is cut out."""
+        return self.size if self.crop == "none" else round(self.size / CROPPED)
+
+    @property
+    def view(self) -> str:
+        """How images come to their size, as a part of file names: ``opencv``, ``antialiased-centre``."""
+        return view(self.resize, self.crop)
+
+
+def view(resize: str, crop: str) -> str:
+    """Returns in a word how images come to their size: ``opencv``, ``antialiased-centre``."""
+    return resize if crop == "none" else f"{resize}-{crop}"
 
 
 class Protocol(Frozen):

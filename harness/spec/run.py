@@ -9,7 +9,7 @@ from pydantic import Field
 
 from harness.common.values import Frozen, at_defaults
 from harness.spec.names import canonical, short
-from harness.spec.protocols import IncompleteBatches
+from harness.spec.protocols import PROTOCOLS, ImageFit, IncompleteBatches
 
 Scalar = bool | int | float | str | None
 Evaluate = Literal["input", "native"]
@@ -51,6 +51,12 @@ class RunSpec(Frozen):
     backbone_weights: Literal["pretrained", "none"] = "pretrained"
     evaluate: Evaluate = "input"
     contamination: float = Field(default=0.0, ge=0, lt=0.5)
+
+    @property
+    def fit(self) -> ImageFit:
+        """How its images come to their size."""
+        protocol = PROTOCOLS[self.protocol]
+        return ImageFit(self.image_size, protocol.resize, protocol.crop)
 
     def label(self) -> str:
         """A short name for people: ``mpdd/metal_plate · ulsad · seed 0 · strict``."""

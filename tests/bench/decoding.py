@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from harness.common.parallel import cores
 from harness.data.decoding import Pixels, read_resized, read_rgb
 from harness.data.image_cache import load_images
+from harness.spec.protocols import ImageFit
 from tests.bench.pairs import Pair
 
 SIDE, SIZE = 1024, 256
@@ -65,10 +66,10 @@ def pairs(rounds: int = 7, count: int = 24) -> Iterator[Pair]:
         caches = (folder / f"cache{i}" for i in itertools.count())
 
         def category() -> object:
-            return load_images(paths, SIZE, "antialiased", next(caches))
+            return load_images(paths, ImageFit(SIZE), next(caches))
 
         def one_by_one() -> object:
-            return [read_resized(path, SIZE, "antialiased", "none") for path in paths]
+            return [read_resized(path, ImageFit(SIZE)) for path in paths]
 
         note = f"{count} JPG files to {SIZE} px, hashes and the cache's file included, {cores()} cores"
         target = 0.7 * min(8, cores())

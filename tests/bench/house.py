@@ -13,16 +13,16 @@ from typing import Any
 import torch
 
 from harness.common.files import cache_dir
+from harness.common.places import Places
 from harness.data.card import load_card
-from harness.data.image_cache import load_images
-from harness.data.samples import read_category
+from harness.data.category import open_category
 from harness.execution.devices import seed_everything
 from harness.execution.run import execute
 from harness.method import Images, TrainingData
 from harness.planning.plan import Options, Plan, make_plan
 from harness.planning.task import RunTask
 from harness.registry.methods import configure, load_method
-from harness.registry.setup import make_setup
+from harness.registry.setup import Surroundings, make_setup
 from harness.results.store import record_path
 from harness.spec.suite import Suite
 from tests.bench.pairs import Pair
@@ -42,12 +42,12 @@ def plan(results: Path, seeds: int, **fields: Any) -> Plan:
         image_size=128,
         **fields,
     )
-    return make_plan(suite, Options(devices=("cpu",), data_root=None, results=results, cache=cache_dir()))
+    return make_plan(suite, Options(devices=("cpu",), places=Places(cache_dir(), results=results)))
 
 
 def write_records(tasks: tuple[RunTask, ...], results: Path) -> None:
     """Writes a record for each task, copies of one real record under other names."""
-    record = execute(replace(tasks[0], results=results), lambda _: None)
+    record = execute(replace(tasks[0], places=replace(tasks[0].places, results=results)), lambda _: None)
     fields = record.model_dump(mode="json")
     for task in tasks:
         path = record_path(results, task.spec, task.key)
@@ -127,15 +127,13 @@ def _overhead(rounds: int) -> Iterator[Pair]:
 def _bare(task: RunTask) -> None:
     """What a script of one's own would do: the same images, training, prediction, and nothing else."""
     spec, card = task.spec, load_card(task.card)
-    data = read_category(card, spec.category, task.data_root, task.cache)
     # The demo has validation images of its own.
-    train, validation, test = (
-        Images(load_images([s.image for s in part], spec.image_size, "antialiased", task.cache))
-        for part in (data.train, data.validation, data.test)
-    )
+    decoded = open_category(card, spec.category, task.places).decoded(spec.fit)
+    train, validation, test = map(Images, decoded)
     seed_everything(spec.seed)
     with tempfile.TemporaryDirectory() as scratch:
-        given = make_setup(task.weights, {}, torch.device("cpu"), spec.image_size, spec.seed, Path(scratch))
+        around = Surroundings(torch.device("cpu"), spec.image_size, spec.seed, Path(scratch))
+        given = make_setup(task.weights, {}, around)
         kind = load_method(task.method)
         method = kind(configure(kind, spec.method, task.identity.config), given)
         method.fit(TrainingData(train, validation, spec.seed), lambda _: None)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from harness.method import Images, Method, Prediction, Setup, TrainingData
 from harness.profiling.memory import PeakMemory
-from harness.registry.setup import make_setup
+from harness.registry.setup import Surroundings, make_setup
 from harness.registry.weights import find_weights
 from methods.dfr import DFR, DFRConfig
 from methods.features import Place
@@ -50,7 +50,7 @@ class OriginalDFR(DFR):
 def setup(backbone: str, folder: Path, device: torch.device = CPU) -> Setup:
     """Random weights do: no arithmetic depends on them."""
     weights = find_weights(backbone, folder, pretrained=False)
-    return make_setup({backbone: weights}, {}, device, SIZE, 0, folder)
+    return make_setup({backbone: weights}, {}, Surroundings(device, SIZE, 0, folder))
 
 
 def images(count: int) -> Images:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from harness.method import TrainingData
 from harness.metrics.exact import image_metrics, pixel_metrics
-from harness.registry.setup import make_setup
+from harness.registry.setup import Surroundings, make_setup
 from harness.registry.weights import find_weights
 from methods.folding import fold_batch_norms
 from methods.ulsad import ULSAD, ULSADConfig
@@ -76,7 +76,7 @@ def main() -> None:
     found = pictures(folder, size, options.train)
     with tempfile.TemporaryDirectory() as name:
         weights = {LITE: find_weights(LITE, Path(name))}
-        given = make_setup(weights, {}, torch.device("cpu"), size, 0, Path(name))
+        given = make_setup(weights, {}, Surroundings(torch.device("cpu"), size, 0, Path(name)))
         torch.manual_seed(0)
         exact = ULSAD(ULSADConfig(backbone=LITE, epochs=options.epochs, lr=1e-3), given)
         exact.fit(TrainingData(found.train, found.train, 0), lambda _: None)

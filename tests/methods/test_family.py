@@ -20,7 +20,7 @@ from harness.execution.devices import seed_everything
 from harness.method import Images, TrainingData
 from harness.registry.methods import configure, family_members, load_method
 from harness.registry.names import parse_name
-from harness.registry.setup import make_setup
+from harness.registry.setup import Surroundings, make_setup
 from harness.registry.weights import RANDOM, Weights
 from harness.spec.names import slug
 from methods.anomalib.generic import Loop, configured, unified
@@ -163,7 +163,7 @@ def test_the_loop_trains_as_lightning_does(name: str, tmp_path: Path) -> None:
 
     def build() -> Any:
         seed_everything(0)
-        return method(config, make_setup(weights, {}, torch.device("cpu"), 64, 0, tmp_path))
+        return method(config, make_setup(weights, {}, Surroundings(torch.device("cpu"), 64, 0, tmp_path)))
 
     data = TrainingData(Images(synthetic(10, 64, 0)), Images(synthetic(2, 64, 1)), 0)
     ours, theirs = build(), build()

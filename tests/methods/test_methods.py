@@ -24,7 +24,7 @@ from methods.branches import attend, distance
 from methods.dfr import DFR, DFRConfig, resize_and_average
 from methods.ulsad import ULSAD, ULSADConfig
 from methods.ulsad_networks import GlobalAutoencoder
-from tests.methods.interruption import StoppedError, assert_resumes_to_the_same_bits
+from tests.methods.interruption import NothingGathered, StoppedError, assert_resumes_to_the_same_bits
 from tests.methods.tiny import TinyBackbone, images, setup
 
 
@@ -52,7 +52,7 @@ def test_ulsad_interrupted_at_twenty_random_steps_ends_in_the_same_bits(
     whole = build("ulsad", **params)
     whole.fit(data, lambda _: None)
     saved = Checkpoint(
-        tmp_path / "c", {"torch": torch.__version__}, torch.device("cpu"), dict, lambda _: None, every=0
+        tmp_path / "c", {"torch": torch.__version__}, torch.device("cpu"), NothingGathered(), every=0
     )
     left = 0
 

@@ -14,7 +14,7 @@ from torch import nn
 from harness.common.errors import UserError
 from harness.registry.methods import configure, load_method
 from harness.registry.names import parse_name
-from harness.registry.setup import make_setup
+from harness.registry.setup import Surroundings, make_setup
 from harness.registry.weights import RANDOM, Weights, find_weights, load_state
 from methods.anomalib.networks import only_file, timm_networks, torchvision_asset, torchvision_networks
 
@@ -72,7 +72,7 @@ def test_other_weights_than_the_declared_are_refused() -> None:
 
 
 def setup(tmp_path: Path, weights: dict[str, Weights], assets: dict[str, Path], size: int = 64) -> Any:
-    return make_setup(weights, assets, torch.device("cpu"), size, 0, tmp_path)
+    return make_setup(weights, assets, Surroundings(torch.device("cpu"), size, 0, tmp_path))
 
 
 def teacher_of(method: Any) -> nn.Module:

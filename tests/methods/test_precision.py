@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness.method import TrainingData
-from harness.registry.setup import make_setup
+from harness.registry.setup import Surroundings, make_setup
 from harness.registry.weights import find_weights
 from methods.ulsad import ULSAD, ULSADConfig
 from tests.bench.engine import LITE, pictures
@@ -70,7 +70,7 @@ def test_no_auroc_changes_by_more(category: str, most: float, tmp_path: Path) ->
     size = 128
     found = pictures(Path(shared) / "data" / category, size, 40)
     weights = {LITE: find_weights(LITE, tmp_path)}
-    given = make_setup(weights, {}, torch.device("cpu"), size, 0, tmp_path)
+    given = make_setup(weights, {}, Surroundings(torch.device("cpu"), size, 0, tmp_path))
     torch.manual_seed(0)
     exact = ULSAD(ULSADConfig(backbone=LITE, epochs=15, lr=1e-3), given)
     exact.fit(TrainingData(found.train, found.train, 0), lambda _: None)

@@ -39,9 +39,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.common.errors import UserError
+from harness.common.places import Places
 from harness.data.card import load_card
-from harness.data.image_roles import remaining, scored
-from harness.data.samples import read_category
+from harness.data.category import open_category
 from harness.metrics.evaluate import read_truth
 from harness.metrics.exact import LIMIT, pixel_metrics
 from harness.results.maps import DamagedMapsError, load_maps
@@ -139,11 +139,10 @@ def compared(results: Path, data_root: Path | None, cache: Path) -> Iterator[tup
         except DamagedMapsError:
             continue
         spec = record.spec
-        card = load_card(spec.dataset)
-        data = read_category(card, spec.category, data_root, cache)
-        kept = remaining([sample.kind for sample in data.test], record.counts.get("moved", 0), spec.seed)
-        rows = scored(kept, record.identity.incomplete_batches)
-        masks = read_truth(card, data.test, spec, data_root, cache, rows).masks
+        category = open_category(load_card(spec.dataset), spec.category, Places(cache, data_root))
+        moved = record.counts.get("moved", 0)
+        rows = category.scored_rows(spec, moved, record.identity.incomplete_batches)
+        masks = read_truth(category, spec, rows).masks
         assert isinstance(masks, np.ndarray)
         yield record, pixel_metrics(maps, masks)["aupro"], published_aupro(maps, masks)
 

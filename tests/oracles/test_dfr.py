@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.method import Images, Setup, TrainingData
-from harness.registry.setup import make_setup
+from harness.registry.setup import Surroundings, make_setup
 from methods.dfr import DFR, DFRConfig, FeatureAutoencoder, vgg_maps
 from tests.oracles.agreement import Agree, against, filled, golden, relative
 
@@ -76,7 +76,7 @@ def vgg() -> nn.Module:
 
 def setup(vgg: nn.Module, size: int, folder: Path) -> Setup:
     config = vgg.pretrained_cfg
-    found = make_setup({}, {}, torch.device("cpu"), size, 0, folder)
+    found = make_setup({}, {}, Surroundings(torch.device("cpu"), size, 0, folder))
     return replace(found, load_network=lambda _: (vgg, tuple(config["mean"]), tuple(config["std"])))
 
 

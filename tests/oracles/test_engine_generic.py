@@ -22,7 +22,7 @@ from torch import Tensor
 from harness.execution.devices import seed_everything
 from harness.method import Images, TrainingData
 from harness.registry.methods import configure, load_method
-from harness.registry.setup import make_setup
+from harness.registry.setup import Surroundings, make_setup
 from harness.registry.weights import find_weights
 from tests.oracles.agreement import Agree, noise, relative
 
@@ -68,7 +68,7 @@ def ours(name: str, params: dict[str, Any], folder: Path) -> Any:
     config: Any = configure(method, name, params)
     weights = {LITE: find_weights(LITE, folder / "cache")}
     seed_everything(0)
-    return method(config, make_setup(weights, {}, torch.device("cpu"), SIZE, 0, folder))
+    return method(config, make_setup(weights, {}, Surroundings(torch.device("cpu"), SIZE, 0, folder)))
 
 
 def theirs(name: str, params: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.method import Images, TrainingData
-from harness.registry.setup import make_setup
+from harness.registry.setup import Surroundings, make_setup
 from harness.registry.weights import RANDOM, Weights, load_features
 from methods.anomalib.padim import PaDiM, PaDiMConfig
 from tests.oracles.agreement import Agree, against, filled, golden, relative
@@ -63,7 +63,7 @@ def test_from_images_to_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     chosen = VALUES["channels"]
     rest = sorted(set(range(448)) - set(chosen))
     monkeypatch.setattr(torch, "randperm", lambda n, generator: torch.tensor([*chosen, *rest])[:n])
-    setup = replace(make_setup({}, {}, CPU, SIZE, 0, tmp_path), load_features=features)
+    setup = replace(make_setup({}, {}, Surroundings(CPU, SIZE, 0, tmp_path)), load_features=features)
     # Theirs adds 0.01 to the diagonal; ours a further 1e-5, as anomalib does.
     method = PaDiM(PaDiMConfig(backbone="resnet18", regularisation=0.01 - 1e-5), setup)
     images = made()

@@ -99,9 +99,9 @@ FAULTS = (
         "masks shifted by 4 pixels",
         (
             Edit(
-                "harness/data/image_cache.py",
-                "    return _middle(united, size)\n",
-                "    return np.roll(_middle(united, size), 4, axis=1)\n",
+                "harness/data/decoding.py",
+                "    return _middle(united, fit.size)\n",
+                "    return np.roll(_middle(united, fit.size), 4, axis=1)\n",
             ),
         ),
         PADIM,
@@ -163,9 +163,9 @@ FAULTS = (
         "colour channels swapped",
         (
             Edit(
-                "harness/data/image_cache.py",
-                "image.resize((side, side), Image.Resampling.BILINEAR)), size)",
-                "image.resize((side, side), Image.Resampling.BILINEAR))[..., ::-1], size)",
+                "harness/data/decoding.py",
+                "image.resize((side, side), Image.Resampling.BILINEAR)), fit.size)",
+                "image.resize((side, side), Image.Resampling.BILINEAR))[..., ::-1], fit.size)",
             ),
         ),
         PADIM,
@@ -175,11 +175,11 @@ FAULTS = (
     Fault(
         "seed ignored",
         (
-            Edit("harness/execution/run.py", "seed_everything(self.spec.seed)", "seed_everything(0)"),
+            Edit("harness/execution/run.py", "seed_everything(spec.seed)", "seed_everything(0)"),
             Edit(
                 "harness/execution/run.py",
-                "self.parts.validation, self.spec.seed,",
-                "self.parts.validation, 0,",
+                "training.run(data.task.spec.seed, checkpoint)",
+                "training.run(0, checkpoint)",
             ),
             Edit(
                 "harness/execution/run.py",
@@ -208,7 +208,7 @@ FAULTS = (
         "prediction twice as slow",
         (
             Edit(
-                "harness/execution/run.py",
+                "harness/execution/scoring.py",
                 "            prediction = self.method.predict(batch)\n",
                 "            self.method.predict(batch)\n"
                 "            prediction = self.method.predict(batch)\n",
@@ -222,10 +222,11 @@ FAULTS = (
         "prediction keeps 32 MiB for every image",
         (
             Edit(
-                "harness/execution/run.py",
+                "harness/execution/scoring.py",
                 "            prediction = self.method.predict(batch)\n",
                 "            prediction = self.method.predict(batch)\n"
-                '            self.kept = [*getattr(self, "kept", ()), torch.ones(len(batch), 2**23)]\n',
+                '            kept = getattr(self.method, "kept", [])\n'
+                "            self.method.kept = [*kept, torch.ones(len(batch), 2**23)]\n",
             ),
         ),
         PADIM,

@@ -24,6 +24,7 @@ from typing import Any, Literal
 import psutil
 
 from harness.common.files import cache_dir
+from harness.common.places import Places
 from harness.execution.devices import find_device
 from harness.planning.plan import Options, choose
 from harness.registry.configuration import check_needs, configure_methods
@@ -153,9 +154,7 @@ def prepare(
     suite = Suite(title="", methods=[name], datasets=[], backbone=backbone, set=given)
     options = Options(
         devices=(find_device(device),),
-        data_root=None,
-        results=Path(),
-        cache=cache_dir(),
+        places=Places(cache_dir(), results=Path()),
         backbone_weights="pretrained" if pretrained else "none",
     )
     (one,) = configure_methods(suite)

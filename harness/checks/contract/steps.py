@@ -39,6 +39,7 @@ from harness.checks.contract.worker import (
 from harness.data.image_cache import load_images
 from harness.execution.devices import GeneratorState
 from harness.method import Epoch, Images, Method, Prediction
+from harness.spec.protocols import ImageFit
 
 # What CUDA's libraries keep for themselves once they were used.
 GPU_REST = 64 * 1024**2
@@ -218,7 +219,7 @@ def step_gray(worker: Worker) -> None:
         for i, image in enumerate(synthetic(TRAIN + VALIDATION, 97, 3)):
             paths.append(folder / f"{i:02}.png")
             Image.fromarray(image[:75, :, 0]).save(paths[-1])
-        array = np.array(load_images(paths, worker.job.image_size, "antialiased", folder / "cache"))
+        array = np.array(load_images(paths, ImageFit(worker.job.image_size), folder / "cache"))
     method = worker.build()
     worker.fit(method, array[:TRAIN], array[TRAIN:])
     worker.say("grayscale", _usable(worker, method, Images(array).batch(range(2)), worker.job.image_size))

@@ -26,7 +26,7 @@ from harness.common.errors import UserError
 from harness.execution.devices import seed_everything
 from harness.method import Epoch, Images, Method, Prediction, TrainingData
 from harness.registry.methods import configure, load_method
-from harness.registry.setup import make_setup
+from harness.registry.setup import Surroundings, make_setup
 from harness.registry.weights import Weights
 
 TOLERANCE = 1e-5
@@ -119,7 +119,9 @@ class Worker:
         job = self.job
         seed_everything(seed)
         method = load_method(job.method)
-        setup = make_setup(job.weights, job.assets, self.device, size or job.image_size, seed, self.scratch)
+        setup = make_setup(
+            job.weights, job.assets, Surroundings(self.device, size or job.image_size, seed, self.scratch)
+        )
         return method(configure(method, job.label, job.config), setup)
 
     def fit(

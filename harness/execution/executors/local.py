@@ -229,7 +229,7 @@ class _Worker:
         leave: threading.Event,
     ) -> RunRecord | None:
         """Returns the record, or ``None`` where the run was left before there was one."""
-        from harness.execution.run import failed
+        from harness.execution.record import failed
 
         future = self._pool.schedule(_work, args=(task,), timeout=timeout)
         heard, until = time.monotonic(), math.inf

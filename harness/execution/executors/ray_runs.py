@@ -84,7 +84,7 @@ def lost(one: Going, error: BaseException) -> RunRecord:
 
 
 def _failed(one: Going, outcome: Outcome, message: str) -> RunRecord:
-    from harness.execution.run import failed
+    from harness.execution.record import failed
 
     # The driver need not have the device that the run was on.
     record = failed(replace(one.task, device="cpu"), outcome, message)

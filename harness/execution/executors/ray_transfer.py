@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 from harness.common.errors import UserError
 from harness.common.files import cache_dir
+from harness.common.places import Places
 from harness.data.card import cards_folder
 from harness.results.locks import SUFFIX as CLAIM
-from harness.results.store import record_path
 
 if TYPE_CHECKING:
     from harness.planning.task import RunTask
@@ -65,13 +65,13 @@ def pack(task: RunTask) -> Parcel:
     """Makes a run ready to go to another machine."""
     own = [Path(task.method.rpartition(":")[0])] if ".py:" in task.method else []
     own += [Path(task.card)] if task.card.endswith(".toml") else []
-    here = replace(
-        task,
-        results=task.results.absolute(),
-        cache=task.cache.absolute(),
-        data_root=task.data_root.absolute() if task.data_root else None,
+    places = task.places
+    absolute = Places(
+        cache=places.cache.absolute(),
+        data_root=places.data_root.absolute() if places.data_root else None,
+        results=places.results.absolute(),
     )
-    return Parcel(here, {path.name: path.read_bytes() for path in own})
+    return Parcel(replace(task, places=absolute), {path.name: path.read_bytes() for path in own})
 
 
 def unpack(parcel: Parcel, folder: Path) -> RunTask:
@@ -92,30 +92,32 @@ def unpack(parcel: Parcel, folder: Path) -> RunTask:
         task = replace(task, method=f"{folder / Path(path).name}:{name}")
     if task.card.endswith(".toml"):
         task = replace(task, card=str(folder / Path(task.card).name))
-    data, own_cache = os.environ.get("BENCH_DATA"), "BENCH_CACHE" in os.environ or not task.cache.is_dir()
-    task = replace(
-        task,
-        data_root=Path(data).expanduser() if data else task.data_root,
-        cache=cache_dir() if own_cache else task.cache,
+    data, places = os.environ.get("BENCH_DATA"), task.places
+    own_cache = "BENCH_CACHE" in os.environ or not places.cache.is_dir()
+    here = replace(
+        places,
+        data_root=Path(data).expanduser() if data else places.data_root,
+        cache=cache_dir() if own_cache else places.cache,
     )
+    task = replace(task, places=here)
     task = replace(task, weights=_weights(task), assets=_assets(task))
     # While a run is claimed, its claim lies beside the record that is to be: here too, if it is shared.
-    if record_path(task.results, task.spec, task.key).with_suffix(CLAIM).exists():
+    if task.record_path.with_suffix(CLAIM).exists():
         return task
     if task.keep:
         kept = ", ".join(sorted(task.keep))
         raise UserError(
-            f"The results folder {task.results} is not the driver's on node {platform.node()}, and {kept} "
+            f"The results folder {here.results} is not the driver's on node {platform.node()}, and {kept} "
             "could not be kept there: give a --results that all nodes share, or leave --keep out."
         )
-    return replace(task, results=folder / "results")
+    return replace(task, places=replace(here, results=folder / "results"))
 
 
 def _weights(task: RunTask) -> dict[str, Weights]:
     from harness.registry.weights import find_weights
 
     pretrained = task.spec.backbone_weights == "pretrained"
-    found = {name: find_weights(name, task.cache, pretrained) for name in task.weights}
+    found = {name: find_weights(name, task.places.cache, pretrained) for name in task.weights}
     for name, weights in found.items():
         _compare(f"the weights of backbone '{name}'", weights.sha256, task.weights[name].sha256)
     return found
@@ -129,7 +131,7 @@ def _assets(task: RunTask) -> dict[str, Path]:
         return {}
     method = load_method(task.method)
     needs = method.needs(configure(method, task.spec.method, task.identity.config))
-    found = {asset.name: find_asset(asset, task.cache) for asset in needs.assets}
+    found = {asset.name: find_asset(asset, task.places.cache) for asset in needs.assets}
     for name, asset in found.items():
         _compare(f"asset '{name}'", asset.sha256, task.identity.weights[f"asset:{name}"])
     return {name: asset.folder for name, asset in found.items()}

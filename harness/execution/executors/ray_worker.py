@@ -63,7 +63,8 @@ def work(given: RunTask | Parcel, post: Any, attempt: int, per_run: float) -> st
     import torch
 
     from harness.common.parallel import cores
-    from harness.execution.run import execute, failed
+    from harness.execution.record import failed
+    from harness.execution.run import execute
     from harness.profiling.environment import environment
 
     task = given.task if isinstance(given, Parcel) else given

@@ -22,6 +22,7 @@ from harness.common.errors import UserError
 from harness.data import decoding, file_hashes
 from harness.data import image_cache as images
 from harness.data.samples import CategoryData, Sample
+from harness.spec.protocols import ImageFit
 
 RNG = np.random.default_rng(5)
 
@@ -42,8 +43,8 @@ def arrays(cache: Path) -> list[Path]:
 
 
 def test_resize_equals_pillow_and_opencv(photos: list[Path], tmp_path: Path) -> None:
-    antialiased = images.load_images(photos, 16, "antialiased", tmp_path)
-    opencv = images.load_images(photos, 16, "opencv", tmp_path)
+    antialiased = images.load_images(photos, ImageFit(16, "antialiased"), tmp_path)
+    opencv = images.load_images(photos, ImageFit(16, "opencv"), tmp_path)
     assert antialiased.shape == (4, 16, 16, 3)
     assert antialiased.dtype == np.uint8
     for i, path in enumerate(photos):
@@ -95,7 +96,7 @@ def test_masks_unite_and_any_value_counts(tmp_path: Path) -> None:
     Image.fromarray(first).save(tmp_path / "a.png")
     Image.fromarray(second).save(tmp_path / "b.bmp")
     groups = [[tmp_path / "a.png", tmp_path / "b.bmp"], [], [tmp_path / "b.bmp"]]
-    masks = images.load_masks(groups, 16, tmp_path)
+    masks = images.load_masks(groups, ImageFit(16), tmp_path)
     assert masks.dtype == np.uint8
     assert masks.sum(axis=(1, 2)).tolist() == [16 + 64, 0, 64]
     nearest = cv2.resize((first > 0).astype(np.uint8), (16, 16), interpolation=cv2.INTER_NEAREST)
@@ -107,8 +108,8 @@ def test_masks_unite_and_any_value_counts(tmp_path: Path) -> None:
 
 
 def test_nothing_to_load(tmp_path: Path) -> None:
-    assert images.load_images([], 8, "opencv", tmp_path).shape == (0, 8, 8, 3)
-    assert images.load_masks([[], []], 8, tmp_path).sum() == 0
+    assert images.load_images([], ImageFit(8, "opencv"), tmp_path).shape == (0, 8, 8, 3)
+    assert images.load_masks([[], []], ImageFit(8), tmp_path).sum() == 0
 
 
 def test_unreadable_files_are_named(
@@ -120,7 +121,7 @@ def test_unreadable_files_are_named(
     (tmp_path / "text.png").write_text("no image")
     for path in (photos[1], tmp_path / "empty.png", tmp_path / "text.png"):
         with pytest.raises(UserError, match=path.name):
-            images.load_images([photos[0], path], 16, "antialiased", tmp_path / "cache")
+            images.load_images([photos[0], path], ImageFit(16, "antialiased"), tmp_path / "cache")
     with pytest.raises(UserError, match=r"gone\.png"):
         images.content_hashes([tmp_path / "gone.png"], tmp_path)
     assert not list((tmp_path / "cache/images").iterdir())
@@ -174,20 +175,20 @@ def test_decoded_once_and_shared_by_content(
     photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "cache"
-    first = images.load_images(photos, 16, "opencv", cache)
+    first = images.load_images(photos, ImageFit(16, "opencv"), cache)
     twin = tmp_path / "twin.png"
     twin.write_bytes(photos[0].read_bytes())
     monkeypatch.setattr(images, "read_resized", lambda *_: pytest.fail("decoded again"))
-    again = images.load_images([twin, *photos[1:]], 16, "opencv", cache)
+    again = images.load_images([twin, *photos[1:]], ImageFit(16, "opencv"), cache)
     np.testing.assert_array_equal(first, again)
     assert not again.flags.writeable
     assert len(arrays(cache)) == 1
 
 
 def test_changed_file_is_noticed(photos: list[Path], tmp_path: Path) -> None:
-    before = images.load_images(photos, 16, "opencv", tmp_path)[0].copy()
+    before = images.load_images(photos, ImageFit(16, "opencv"), tmp_path)[0].copy()
     Image.new("RGB", (60, 50)).save(photos[0])
-    assert (images.load_images(photos, 16, "opencv", tmp_path)[0] != before).any()
+    assert (images.load_images(photos, ImageFit(16, "opencv"), tmp_path)[0] != before).any()
 
 
 def test_hashes_are_remembered(photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,13 +214,13 @@ def test_damaged_memo_is_made_anew(photos: list[Path], tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["bit", "cut", "empty"])
 def test_damaged_array_is_rebuilt(photos: list[Path], tmp_path: Path, damage: str) -> None:
     cache = tmp_path / "cache"
-    good = images.load_images(photos, 16, "opencv", cache).copy()
+    good = images.load_images(photos, ImageFit(16, "opencv"), cache).copy()
     (path,) = arrays(cache)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes({"bit": content, "cut": content[:-7], "empty": b""}[damage])
     with pytest.warns(UserWarning, match="damaged"):
-        rebuilt = images.load_images(photos, 16, "opencv", cache)
+        rebuilt = images.load_images(photos, ImageFit(16, "opencv"), cache)
     np.testing.assert_array_equal(rebuilt, good)
     assert arrays(cache) == [path]
 
@@ -227,7 +228,7 @@ def test_damaged_array_is_rebuilt(photos: list[Path], tmp_path: Path, damage: st
 def _load(paths: list[Path], cache: Path, barrier: object) -> None:
     barrier.wait()  # type: ignore[attr-defined]
     for size in range(8, 24):
-        images.load_images(paths, size, "antialiased", cache)
+        images.load_images(paths, ImageFit(size, "antialiased"), cache)
 
 
 def test_processes_build_at_once(photos: list[Path], tmp_path: Path) -> None:
@@ -254,20 +255,20 @@ def test_leftovers_of_dead_processes_go(photos: list[Path], tmp_path: Path) -> N
     elsewhere = folder / f"key.0123abcd.{dead.pid}@another.tmp"
     for path in (gone, ours, elsewhere):
         path.touch()
-    images.load_images(photos, 8, "opencv", tmp_path)
+    images.load_images(photos, ImageFit(8, "opencv"), tmp_path)
     assert (gone.exists(), ours.exists(), elsewhere.exists()) == (False, True, True)
 
 
 def test_unusable_cache(photos: list[Path], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.warns(UserWarning, match="hashed again"), pytest.raises(UserError, match="BENCH_CACHE"):
-        images.load_images(photos, 8, "opencv", tmp_path / "file")
+        images.load_images(photos, ImageFit(8, "opencv"), tmp_path / "file")
 
 
 def test_entries_and_clearing(photos: list[Path], tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     assert images.cache_entries(cache) == []
-    images.load_images(photos, 8, "opencv", cache)
+    images.load_images(photos, ImageFit(8, "opencv"), cache)
     (cache / "demo-1").mkdir()
     (cache / "demo-1/a.png").write_bytes(b"12345")
     (cache / "not-ours").touch()
@@ -280,9 +281,9 @@ def test_entries_and_clearing(photos: list[Path], tmp_path: Path) -> None:
 
 def test_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
-    assert images.cache_dir() == tmp_path
+    assert files.cache_dir() == tmp_path
     monkeypatch.delenv("BENCH_CACHE")
-    assert "ulsad-bench" in str(images.cache_dir())
+    assert "ulsad-bench" in str(files.cache_dir())
 
 
 def test_fingerprint_is_of_content_and_role(photos: list[Path], tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_records_of_paper_from_before_are_others() -> None:
 
 
 def test_verify_holds_the_counts() -> None:
-    path = Path(__file__).parents[3] / "museum" / "2026-drop-last.json"
+    path = Path(__file__).parents[2] / "museum" / "2026-drop-last.json"
     content = json.loads(path.read_text())
     record = RunRecord.model_validate(content)
     assert [*mistakes(record, content)] == []

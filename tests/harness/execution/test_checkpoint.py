@@ -14,10 +14,23 @@ from harness.execution.checkpoint import Checkpoint
 CPU = torch.device("cpu")
 
 
+class Gathered:
+    """What the harness would gather of a training."""
+
+    def __init__(self, found: dict[str, Any]) -> None:
+        self.found = found
+
+    def progress(self) -> dict[str, Any]:
+        return self.found
+
+    def go_on(self, saved: dict[str, Any]) -> None:
+        self.found.update(saved)
+
+
 def checkpoint(
     path: Path, gathered: dict[str, Any], environment: str = "here", every: float = 0
 ) -> Checkpoint:
-    return Checkpoint(path, {"cpu": environment}, CPU, lambda: gathered, gathered.update, every)
+    return Checkpoint(path, {"cpu": environment}, CPU, Gathered(gathered), every)
 
 
 def training() -> dict[str, Any]:

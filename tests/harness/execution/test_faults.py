@@ -283,7 +283,7 @@ def test_a_share_that_answers_eio(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def broken(*_: Any, **__: Any) -> Any:
         raise OSError(5, "Input/output error")
 
-    museum = store.read_record(Path(__file__).parents[3] / "museum" / "2026-first.json")
+    museum = store.read_record(Path(__file__).parents[2] / "museum" / "2026-first.json")
     assert isinstance(museum, RunRecord)
     path = store.write_record(tmp_path, museum)
     with monkeypatch.context() as patch:
@@ -303,7 +303,7 @@ def test_a_share_that_answers_eio(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_share_whose_listings_are_stale_has_no_run_done_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    museum = store.read_record(Path(__file__).parents[3] / "museum" / "2026-first.json")
+    museum = store.read_record(Path(__file__).parents[2] / "museum" / "2026-first.json")
     assert isinstance(museum, RunRecord)
     with monkeypatch.context() as patch:
         # Another machine has recorded the run; listings here still show the folder as it was, empty.

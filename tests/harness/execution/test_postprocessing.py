@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from harness.common.errors import UserError
+from harness.common.places import Places
 from harness.execution.pipeline import run_plan
-from harness.execution.postprocessing import make_record
+from harness.execution.postprocessing import record_from_parts
 from harness.execution.run import execute
 from harness.planning.plan import Options, Plan, make_plan
 from harness.planning.task import RunTask
 from harness.results.maps import load_parts
-from harness.results.store import read_record, record_path, write_record
+from harness.results.store import read_record, write_record
 from harness.spec.record import RunRecord
 from harness.spec.suite import Suite
 from methods.ulsad import ULSAD
@@ -32,9 +33,7 @@ def planned(place: Path, results: str, **fields: Any) -> Plan:
     suite = Suite.model_validate(given | fields)
     options = Options(
         devices=("cpu",),
-        data_root=place / "data",
-        results=place / results,
-        cache=place / "cache",
+        places=Places(place / "cache", place / "data", place / results),
         backbone_weights="none",
         keep=frozenset(suite.keep),
     )
@@ -44,7 +43,7 @@ def planned(place: Path, results: str, **fields: Any) -> Plan:
 def run(task: RunTask) -> RunRecord:
     record = execute(task, lambda _: None)
     assert record.outcome == "ok", record.failure
-    write_record(task.results, record)
+    write_record(task.places.results, record)
     return record
 
 
@@ -70,7 +69,7 @@ def test_a_grid_equals_runs_of_their_own_and_trains_nothing(
         monkeypatch.setattr(ULSAD, what, never)
     torch.manual_seed(5)
     for point, own in zip(points, wanted, strict=True):
-        made = make_record(point)
+        made = record_from_parts(point)
         assert (made.outcome, made.made_from, made.timings) == ("ok", base.key, None), made.failure
         assert made.metrics == own.metrics
         assert (made.spec, made.identity, made.fingerprint) == (own.spec, own.identity, own.fingerprint)
@@ -86,13 +85,13 @@ def test_a_grid_of_contaminated_runs_is_scored_on_what_is_left(place: Path) -> N
     base, point = planned(place, "grid", grid=grid, contamination=[0.2]).tasks
     assert run(base).counts["moved"] == 2
     (own,) = planned(place, "trained", methods=["ulsad[alpha=0.6]"], contamination=[0.2]).tasks
-    assert make_record(point).metrics == run(own).metrics
+    assert record_from_parts(point).metrics == run(own).metrics
 
 
 def test_kept_parts_are_the_maps_of_the_branches_and_of_attention(place: Path) -> None:
     (base,) = planned(place, "results").tasks
     run(base)
-    path = record_path(base.results, base.spec, base.key).with_suffix(".parts.safetensors")
+    path = base.record_path.with_suffix(".parts.safetensors")
     parts = load_parts(path)
     for count, found in ((8, parts.raw), (1, parts.validation)):
         assert {name: array.shape for name, array in found.items()} == dict.fromkeys(
@@ -109,15 +108,15 @@ def test_runs_whose_parts_are_gone_are_done_again_and_damage_is_recorded(place: 
     base, point = planned(place, "grid", grid=grid).tasks
     run(base)
     assert planned(place, "grid", grid=grid).done == {base.key}
-    path = record_path(base.results, base.spec, base.key).with_suffix(".parts.safetensors")
+    path = base.record_path.with_suffix(".parts.safetensors")
     path.write_bytes(b"nothing")
-    made = make_record(point)
+    made = record_from_parts(point)
     assert made.outcome == "failed"
     assert made.failure is not None
     assert "its kept parts are damaged" in made.failure.message
     path.unlink()
     assert planned(place, "grid", grid=grid).done == frozenset()
-    assert make_record(replace(point, made_from=replace(base, key="0"))).outcome == "failed"
+    assert record_from_parts(replace(point, made_from=replace(base, key="0"))).outcome == "failed"
 
 
 @pytest.mark.parametrize(
@@ -140,6 +139,6 @@ def test_a_suite_with_a_grid_leaves_every_record(place: Path) -> None:
     plan = planned(place, "results", grid={"ulsad": {"alpha": [0.5, 0.6]}})
     records = run_plan(plan, place / "results", ("cpu",), None, True, Console(quiet=True))
     assert [record.outcome for record in records] == ["ok"] * 3
-    kept = [read_record(record_path(task.results, task.spec, task.key)) for task in plan.tasks]
+    kept = [read_record(task.record_path) for task in plan.tasks]
     assert [r.made_from for r in kept if isinstance(r, RunRecord)] == ["", *[plan.tasks[0].key] * 2]
     assert planned(place, "results", grid={"ulsad": {"alpha": [0.5, 0.6]}}).todo == ()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from harness.common.places import Places
 from harness.execution.executors.local import run_all
 from harness.planning.plan import Options, make_plan
 from harness.spec.record import RunRecord
@@ -179,7 +180,7 @@ def place(tmp_path: Path) -> Path:
 
 def _plan(place: Path, *methods: str) -> Any:
     suite = Suite(title="", methods=list(methods), datasets=["own.toml"], categories=["a"], image_size=32)
-    options = Options(("cpu",), place / "data", place / "results", place / "cache", measure=0.0)
+    options = Options(("cpu",), Places(place / "cache", place / "data", place / "results"), measure=0.0)
     return make_plan(suite, options).tasks
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from harness.common.errors import UserError
+from harness.common.places import Places
 from harness.data.card import load_card
 from harness.data.decoding import image_size, read_image
 from harness.data.defects import read_defects
@@ -122,7 +123,7 @@ def planned(place: Path, **change: Any) -> Plan:
         "evaluate": "native",
     }
     keep = frozenset({"maps"})
-    options = Options(("cpu",), place / "data", place / "results", place / "cache", keep=keep)
+    options = Options(("cpu",), Places(place / "cache", place / "data", place / "results"), keep=keep)
     return make_plan(Suite(**(fields | change)), options)
 
 
@@ -225,7 +226,8 @@ def test_kept_maps_give_the_metrics_of_native_size_again(place: Path) -> None:
     record = run(planned(place))
     cleared = record.model_copy(update={"metrics": {}})
     path = write_record(place / "results", cleared)
-    (again,) = rescore(place / "results", [str(place / "own.toml")], place / "data", place / "cache", True)
+    places = Places(place / "cache", place / "data", place / "results")
+    (again,) = rescore(places, [str(place / "own.toml")], True)
     assert again.refused == ""
     found = read_record(path)
     assert isinstance(found, RunRecord)
@@ -234,7 +236,7 @@ def test_kept_maps_give_the_metrics_of_native_size_again(place: Path) -> None:
         assert found.metrics[split] == pytest.approx(values, abs=1e-4)
     config = place / "data" / "own" / "a" / "defects_config.json"
     config.write_text(json.dumps([DEFECTS[0] | {"saturation_threshold": 3}, DEFECTS[1]]))
-    (refused,) = rescore(place / "results", [str(place / "own.toml")], place / "data", place / "cache", True)
+    (refused,) = rescore(places, [str(place / "own.toml")], True)
     assert "table of defects" in refused.refused
 
 

@@ -70,8 +70,8 @@ def test_equals_the_definition(seed: int, levels: int, monkeypatch: pytest.Monke
     for name, value in whole["mean"].items():
         assert value == pytest.approx((whole["structural"][name] + whole["logical"][name]) / 2, abs=1e-12)
     # Chunks and blocks are of no consequence.
-    monkeypatch.setattr(harness.spro, "_CHUNK", 100)
-    monkeypatch.setattr(harness.spro, "_BLOCK", 3)
+    monkeypatch.setattr(harness.metrics.spro, "_CHUNK", 100)
+    monkeypatch.setattr(harness.metrics.spro, "_BLOCK", 3)
     again = split_spro(iter(images), ["structural", "logical"])
     for split, values in whole.items():
         assert again[split] == pytest.approx(values, abs=1e-12)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.common.places import Places
 from harness.data.card import load_card
 from harness.data.samples import CategoryData, Sample
 from harness.planning.forecast import Forecast, Workload
@@ -45,7 +46,7 @@ METHODS, CATEGORIES, SINGLE = 1.0, 0.1, 0.05
 def make(seeds: int) -> Plan:
     """Plans 738 runs for each seed: nine methods on 41 categories under two protocols."""
     suite = load_suite("paper").model_copy(update={"seeds": range(seeds), "protocols": ["strict", "paper"]})
-    options = Options(devices=("cpu",), data_root=None, results=Path("none"), cache=Path("none"))
+    options = Options(devices=("cpu",), places=Places(Path("none"), results=Path("none")))
     methods = [Chosen(one, {}, {}, "") for one in configure_methods(suite)]
     groups = product(_categories(suite.datasets), suite.protocols, methods)
     return Plan(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from harness.common.places import Places
 from harness.execution.progress import Display
 from harness.execution.run import execute
 from harness.method import Epoch
@@ -263,7 +264,7 @@ def test_records_do_not_depend_on_the_order(tmp_path: Path) -> None:
     place = make_place(tmp_path)
     with inside(place):
         suite = Suite(title="own", methods=["mine.py:Mine"], datasets=["own.toml"], seeds=[0], image_size=32)
-        options = Options(("cpu",), place / "data", place / "results", place / "cache", measure=0)
+        options = Options(("cpu",), Places(place / "cache", place / "data", place / "results"), measure=0)
         tasks = make_plan(suite, options).tasks
         there, back = outcomes(tasks), outcomes(tasks[::-1])
     assert len(there) == 2

@@ -20,7 +20,7 @@ from harness.planning.cost_estimate import predicted, size_of
 from harness.planning.suites import load_suite, override, suite_names
 from harness.registry.configuration import configure_methods
 from harness.spec.fingerprints import fingerprint
-from harness.spec.protocols import PROTOCOLS
+from harness.spec.protocols import PROTOCOLS, ImageFit
 from harness.spec.record import RunRecord, Timings
 from harness.spec.run import Identity, RunSpec, run_key
 from harness.spec.suite import Suite
@@ -250,13 +250,13 @@ def test_a_centre_crop_is_the_middle_of_a_larger_image(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.png")
     paths = [tmp_path / "a.png"]
     for resize in ("antialiased", "opencv"):
-        whole = load_images(paths, 64, resize, tmp_path / "cache")  # type: ignore[arg-type]
-        middle = load_images(paths, 56, resize, tmp_path / "cache", "centre")  # type: ignore[arg-type]
+        whole = load_images(paths, ImageFit(64, resize), tmp_path / "cache")  # type: ignore[arg-type]
+        middle = load_images(paths, ImageFit(56, resize, "centre"), tmp_path / "cache")  # type: ignore[arg-type]
         assert (middle == whole[:, 4:60, 4:60]).all()
-    mask = load_masks([paths], 56, tmp_path / "cache", "centre")
+    mask = load_masks([paths], ImageFit(56, crop="centre"), tmp_path / "cache")
     assert mask.shape == (1, 56, 56)
     assert not mask.any(), "a defect at the border is cut off"
-    assert load_masks([paths], 64, tmp_path / "cache").any()
+    assert load_masks([paths], ImageFit(64), tmp_path / "cache").any()
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import pytest
 from filelock import FileLock
 
 from harness.common.errors import UserError
+from harness.common.places import Places
 from harness.execution.claims import Claims
 from harness.results import compaction as module
 from harness.results import parquet
@@ -27,6 +28,7 @@ from harness.results.store import (
     read_records,
     recent_records,
     record_names,
+    record_path,
     write_record,
 )
 from harness.spec.record import RunRecord
@@ -152,13 +154,21 @@ def test_a_plan_knows_how_compacted_runs_ended(results: Path, tmp_path: Path) ->
     assert Seen(Folder(results), tmp_path / "cache").look(absent.spec, "f" * 16) is None
 
 
-def test_who_plans_before_and_claims_after_a_compaction_takes_nothing_for_new(results: Path) -> None:
+def test_who_plans_before_and_claims_after_a_compaction_takes_nothing_for_new(
+    results: Path, tmp_path: Path
+) -> None:
     first, second, *_ = MADE.records()
     folder = Folder(results)
     name = {
         record.key: next(n for n in record_names(results) if record.key in n) for record in (first, second)
     }
-    tasks: list[Any] = [SimpleNamespace(results=results, spec=r.spec, key=r.key) for r in (first, second)]
+    places = Places(tmp_path, results=results)
+    tasks: list[Any] = [
+        SimpleNamespace(
+            places=places, spec=r.spec, key=r.key, record_path=record_path(results, r.spec, r.key)
+        )
+        for r in (first, second)
+    ]
     # The first was planned to be done again as it stands; the second has been done by others since.
     planned_on = {first.key: folder.state(name[first.key])}
     compact(results)

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.data.samples import Sample
-from harness.execution.keep import keep_pictures, keep_view
+from harness.execution.keep import ShownImages, keep_pictures, keep_view
 from harness.metrics.curves import curve
 from harness.metrics.exact import LIMIT, pixel_metrics
 from harness.results.artefacts import pictures_path, view_path
 from harness.results.category_pictures import load_pictures
 from harness.results.map_views import View, load_view
+from harness.spec.protocols import ImageFit
 from tests.harness.results.test_maps import KINDS, Maps, scene
 
 
@@ -71,7 +72,12 @@ def keep(folder: Path, maps: Maps) -> tuple[Path, View | None]:
         Image.fromarray(drawn).save(mask)
         samples.append(Sample(image, (mask,), "structural", "scratch"))
     record = folder / "a" / "b" / "key.json"
-    keep_view(record, maps, maps.max(axis=(1, 2)), samples, "data", ("opencv", "none"), folder / "cache")
+    keep_view(
+        record,
+        maps,
+        maps.max(axis=(1, 2)),
+        ShownImages(samples, "data", ImageFit(maps.shape[1], "opencv"), folder / "cache"),
+    )
     return record, load_view(view_path(record))
 
 
@@ -99,10 +105,10 @@ def test_smaller_pictures_of_an_earlier_version_are_replaced(tmp_path: Path) -> 
     image = tmp_path / "0.png"
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(image)
     samples = [Sample(image, (), "normal", "")]
-    keep_pictures(path, samples, 64, "opencv", tmp_path / "cache")
+    keep_pictures(path, samples, ImageFit(64, "opencv"), tmp_path / "cache")
     written = path.stat().st_mtime_ns
     assert load_pictures(path) is not None
-    keep_pictures(path, samples, 64, "opencv", tmp_path / "cache")
+    keep_pictures(path, samples, ImageFit(64, "opencv"), tmp_path / "cache")
     assert path.stat().st_mtime_ns == written
 
 

@@ -15,7 +15,7 @@ from harness.results.outcome_index import Seen
 from harness.results.store import Folder, recent_records, record_path
 from harness.spec.record import RunRecord
 
-MUSEUM = Path(__file__).parents[3] / "museum"
+MUSEUM = Path(__file__).parents[2] / "museum"
 
 
 @pytest.fixture

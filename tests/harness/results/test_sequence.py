@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from harness.common.places import Places
 from harness.execution.pipeline import run_plan
-from harness.execution.run import common
+from harness.execution.record import Result, make_record
 from harness.planning.plan import Options, Plan, make_plan
 from harness.results import sequence
 from harness.results.merge import merge
@@ -40,7 +41,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
 
 def plan(place: Path) -> Plan:
     suite = Suite(title="", methods=["mine.py:Mine"], datasets=["own.toml"], categories=["a"], image_size=32)
-    return make_plan(suite, Options(("cpu",), place / "data", place / "results", place / "cache"))
+    return make_plan(suite, Options(("cpu",), Places(place / "cache", place / "data", place / "results")))
 
 
 def run(place: Path, score: float, clock: timedelta = timedelta()) -> str:
@@ -50,7 +51,7 @@ def run(place: Path, score: float, clock: timedelta = timedelta()) -> str:
         for task in tasks:
             finished = (datetime.now(UTC) + clock).isoformat(timespec="milliseconds")
             metrics = {"all": {"image_auroc": score}}
-            yield RunRecord(**common(task) | {"finished": finished}, outcome="ok", metrics=metrics)
+            yield make_record(task, Result(metrics=metrics)).model_copy(update={"finished": finished})
 
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:

@@ -18,7 +18,7 @@ from harness.spec.fingerprints import Fingerprint
 from harness.spec.record import SCHEMA_VERSION, RunRecord
 from harness.spec.run import Identity, RunSpec, run_key, run_keys
 
-MUSEUM = Path(__file__).parents[3] / "museum"
+MUSEUM = Path(__file__).parents[2] / "museum"
 
 
 @pytest.mark.parametrize("path", sorted(MUSEUM.glob("*.json")), ids=lambda path: path.stem)

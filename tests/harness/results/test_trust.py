@@ -22,7 +22,7 @@ from harness.results.store import read_record, record_path, write_record
 from harness.spec.record import RunRecord, checksum
 from tests.harness.places import files_in
 
-MUSEUM = Path(__file__).parents[3] / "museum"
+MUSEUM = Path(__file__).parents[2] / "museum"
 
 
 def bench(*words: object) -> Result:

@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from harness.data.samples import Sample
-from harness.execution.keep import keep_view
+from harness.execution.keep import ShownImages, keep_view
 from harness.metrics.exact import split_metrics
 from harness.results.artefacts import view_path
 from harness.results.store import record_path, write_record
 from harness.spec.fingerprints import fingerprint
+from harness.spec.protocols import ImageFit
 from harness.spec.record import RunRecord
 from harness.spec.run import Identity, RunSpec, run_key
 from reports.page import gallery
@@ -51,7 +52,12 @@ def kept(folder: Path, method: str, category: str = "c", dataset: str = "d", see
         categories=[category],
     )
     path = write_record(folder / "results", record)
-    keep_view(path, maps, scores, samples, "d", ("antialiased", "none"), folder / "cache")
+    keep_view(
+        path,
+        maps,
+        scores,
+        ShownImages(samples, "d", ImageFit(maps.shape[1], "antialiased"), folder / "cache"),
+    )
     return record
 
 

@@ -12,11 +12,12 @@ from PIL import Image
 from scipy import stats
 
 from harness.data.samples import Sample
-from harness.execution.keep import keep_view
+from harness.execution.keep import ShownImages, keep_view
 from harness.metrics.thresholds import operating_points
 from harness.results.category_pictures import load_pictures
 from harness.results.store import record_path, write_record
 from harness.spec.fingerprints import fingerprint
+from harness.spec.protocols import ImageFit
 from harness.spec.record import EpochLog, Failure, RunRecord, Timings
 from harness.spec.run import Identity, RunSpec
 from reports.page.charts import Point, pareto, scatter_svg
@@ -118,7 +119,12 @@ def _keep(folder: Path, results: Path) -> None:
         maps = noise.random((12, 64, 64), dtype=np.float32)
         maps[4:, 8:24, 8:24] += METHODS.index(method)
         scores = maps.max(axis=(1, 2))
-        keep_view(path, maps, scores, samples, "d-bolt", ("antialiased", "none"), folder / "cache")
+        keep_view(
+            path,
+            maps,
+            scores,
+            ShownImages(samples, "d-bolt", ImageFit(maps.shape[1], "antialiased"), folder / "cache"),
+        )
 
 
 def first(tab: Any) -> Any:

@@ -15,10 +15,11 @@ from PIL import Image
 from harness.cli.main import main
 from harness.common.errors import UserError
 from harness.data.samples import Sample
-from harness.execution.keep import keep_view
+from harness.execution.keep import ShownImages, keep_view
 from harness.results.maps import KeptParts, save_parts
 from harness.results.store import record_path, write_record
 from harness.spec.fingerprints import fingerprint
+from harness.spec.protocols import ImageFit
 from harness.spec.record import RunRecord
 from harness.spec.run import Identity, RunSpec, run_key
 from methods.ulsad import ULSADConfig
@@ -261,8 +262,8 @@ def test_figures_5_and_6_are_drawn_from_kept_parts(tmp_path: Path) -> None:
         path = record_path(tmp_path, one.spec, one.key)
         write_record(tmp_path, one)
         maps = rng.random((8, 256, 256), dtype=np.float32)
-        fitted = ("antialiased", "none")
-        keep_view(path, maps, maps.max(axis=(1, 2)), shown, "d", fitted, tmp_path / "cache")
+        images = ShownImages(shown, "d", ImageFit(256), tmp_path / "cache")
+        keep_view(path, maps, maps.max(axis=(1, 2)), images)
         raw = dict.fromkeys(("local", "global", "attention", "attention_global"), maps[:, ::32, ::32])
         save_parts(path.with_suffix(".parts.safetensors"), KeptParts(raw))
     board = build(made)

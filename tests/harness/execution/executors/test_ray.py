@@ -25,12 +25,12 @@ from safetensors.numpy import load_file
 
 from harness.cli.main import run
 from harness.common.errors import UserError
+from harness.common.places import Places
 from harness.execution.executors.choose import executor
 from harness.execution.executors.protocol import AGAIN
 from harness.execution.executors.ray_transfer import pack, package, unpack
 from harness.planning.plan import Options, Plan, make_plan
 from harness.results.locks import SUFFIX
-from harness.results.store import record_path
 from harness.spec.record import RunRecord
 from harness.spec.run import RunSpec
 from harness.spec.suite import Suite
@@ -131,8 +131,8 @@ def test_rays_client_is_not_supported_and_that_is_said_at_once() -> None:
 
 def planned(place: Path, **given: Any) -> Plan:
     suite = Suite(title="T", methods=["mine.py:Mine"], datasets=["own.toml"], image_size=32)
-    folders = {"data_root": place / "data", "results": place / "results", "cache": place / "cache"}
-    return make_plan(suite, Options(devices=("cpu",), **folders, **given))
+    places = Places(place / "cache", place / "data", place / "results")
+    return make_plan(suite, Options(devices=("cpu",), places=places, **given))
 
 
 def test_the_package_travels_whole(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_the_package_travels_whole(tmp_path: Path) -> None:
 import sys, site
 sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
 import harness
-from harness.data.samples import load_card
+from harness.data.card import load_card
 from harness.registry.methods import load_method, method_names
 print(harness.__file__, len(method_names()), load_card("mvtec").title)
 load_method("ulsad")
@@ -192,7 +192,7 @@ def test_a_node_without_the_results_folder_keeps_nothing(place: Path, tmp_path: 
     assert unpack(pack(task), folder).results == folder / "results"
     with pytest.raises(UserError, match=r"is not the driver's on node .*, and maps could not be kept there"):
         unpack(pack(keeping), folder)
-    claim = record_path(task.results, task.spec, task.key).with_suffix(SUFFIX)
+    claim = task.record_path.with_suffix(SUFFIX)
     claim.parent.mkdir(parents=True)
     claim.touch()
     assert unpack(pack(task), folder).results == place / "results"
