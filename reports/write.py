@@ -19,8 +19,7 @@ from harness.common.errors import UserError
 from harness.common.files import write_atomically
 from harness.common.text import visible
 from harness.results.store import record_names
-from harness.spec.metrics import METRICS
-from harness.spec.record import KINDS_MEAN
+from harness.spec.metrics import METRICS, in_terminal
 from reports.figures.plots import chosen_figures, undrawn, write_figures
 from reports.page.gallery import FOLDER, Gallery, write_pictures
 from reports.page.page import page
@@ -325,11 +324,11 @@ def _terminal(ranking: Ranking) -> Table:
     table = Table(title=Text(visible(f"{ranking.dataset} · {ranking.name}{badges}")), title_justify="left")
     # Variants of a method differ at the end of their names, which must not be cut off.
     table.add_column("method", overflow="fold")
-    metrics = {"all": ("image_auroc", "pixel_auroc", "aupro"), KINDS_MEAN: ("spro_0.05",)}
-    columns = [(split, metric) for split in ranking.splits for metric in metrics.get(split, ("image_auroc",))]
+    columns = [(split, metric) for split in ranking.splits for metric in in_terminal(split)]
     for split, metric in columns:
         table.add_column(
-            METRICS[metric] + ("" if split == "all" else f"\n{escape(visible(split.replace('_', ' ')))}"),
+            METRICS[metric].title
+            + ("" if split == "all" else f"\n{escape(visible(split.replace('_', ' ')))}"),
             justify="right",
         )
     for method in ranking.methods:

@@ -26,6 +26,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from harness.spec.metrics import METRICS, in_terminal
+
 if TYPE_CHECKING:
     from harness.method import Epoch
     from harness.planning.task import RunTask
@@ -137,12 +139,7 @@ class Display(AbstractContextManager["Display"]):
             spent = f"{record.timings.fit:.0f} s" if record.timings else "from kept parts"
             scores = record.metrics["all"]
             text = ", ".join(
-                f"{name} {percent(scores.get(key))}"
-                for name, key in (
-                    ("image AUROC", "image_auroc"),
-                    ("pixel AUROC", "pixel_auroc"),
-                    ("AUPRO", "aupro"),
-                )
+                f"{METRICS[name].in_sentence} {percent(scores.get(name))}" for name in in_terminal("all")
             )
             self._say(f"{head}: {text} ({spent})", markup=False)
         else:

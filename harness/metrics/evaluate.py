@@ -14,6 +14,7 @@ from harness.data.card import NORMAL
 from harness.data.category import Category
 from harness.metrics.exact import split_metrics
 from harness.metrics.native_size import Native
+from harness.spec.metrics import completed
 from harness.spec.run import RunSpec
 
 if TYPE_CHECKING:
@@ -88,7 +89,10 @@ def evaluate(
         found = truth.masks.metrics(scores, maps, present, wanted)
     else:
         found = split_metrics(scores, maps, truth.kinds, truth.masks, present, device)
-    return {split: {name: recorded(v) for name, v in values.items()} for split, values in found.items()}
+    return {
+        split: completed({name: recorded(value) for name, value in values.items()})
+        for split, values in found.items()
+    }
 
 
 def recorded(value: float) -> float | None:

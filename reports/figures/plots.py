@@ -19,7 +19,7 @@ from harness.common.errors import UserError, nearest
 from harness.common.files import write_atomically
 from harness.common.text import visible
 from harness.results.store import read_record, record_path
-from harness.spec.metrics import METRICS
+from harness.spec.metrics import METRICS, shown
 from harness.spec.names import slug
 from reports.figures.style import COLOURS, RC, axes_of, photos, picture_rows, short, typical
 from reports.figures.suites import suite_figures
@@ -117,7 +117,7 @@ def _figures(board: Leaderboard, results: Path, wanted: Collection[str]) -> Iter
         name = identifier(ranking)
         if "speed" in wanted and (figure := _speed(ranking)):
             yield f"{name}-speed", figure
-        for metric in ("image_auroc", "pixel_auroc", "aupro") if "ranks" in wanted else ():
+        for metric in shown("suites") if "ranks" in wanted else ():
             if figure := _ranks(ranking, metric):
                 yield f"{name}-ranks-{metric}", figure
         for category in ranking.categories:
@@ -185,7 +185,7 @@ def _ranks(ranking: Ranking, metric: str) -> Figure | None:
     axes.spines["bottom"].set_visible(False)
     axes.spines["top"].set_visible(True)
     axes.set_yticks([])
-    title = f"{visible(ranking.dataset)}, average rank by {METRICS[metric]}"
+    title = f"{visible(ranking.dataset)}, average rank by {METRICS[metric].title}"
     title += f", critical difference {found.critical:.2f}"
     axes.set_title(title, loc="left", pad=18)
     return figure

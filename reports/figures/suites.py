@@ -132,7 +132,7 @@ def _backbones(group: Group) -> Figure:
                 color=COLOURS[place],
                 markersize=5,
                 capsize=2,
-                label=METRICS[metric],
+                label=METRICS[metric].title,
             )
     axes.set_xticks(range(len(names)), labels)
     axes.set_xlim(-0.5, len(names) - 0.5)
@@ -165,7 +165,7 @@ def _quantiles(group: Group) -> Figure:
         axes.set_xlabel("α")
         if place == 0:
             axes.set_ylabel("β")
-        axes.set_title(f"{METRICS[metric]} in %", loc="left")
+        axes.set_title(f"{METRICS[metric].title} in %", loc="left")
     figure.suptitle(_title(group), x=0.12, ha="left", fontsize=8)
     figure.subplots_adjust(wspace=0.08, top=0.8)
     return figure

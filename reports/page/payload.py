@@ -22,26 +22,14 @@ import numpy.typing as npt
 
 from harness.common.text import visible
 from harness.results.store import Folder, record_path
-from harness.spec.metrics import METRICS
+from harness.spec.metrics import TITLES, shown
 from harness.spec.names import slug
 from harness.spec.record import RunRecord
 from harness.spec.run import RunSpec
-from reports.page.operating_points import shown
+from reports.page.operating_points import shown as operating
 from reports.rankings.ranking import Ranking
 from reports.rankings.statistics import estimate, units
 
-# What the page opens of a cell.
-SHOWN = (
-    "image_auroc",
-    "pixel_auroc",
-    "aupro",
-    "image_ap",
-    "image_f1max",
-    "pixel_ap",
-    "pixel_f1max",
-    "spro_0.05",
-)
-_MAIN = ("image_auroc", "pixel_auroc", "aupro", "spro_0.05")
 # Curves are read from the records themselves, which takes time, and take most of the space.
 _CURVES = 1_000
 _POINTS = 60
@@ -67,8 +55,8 @@ class Payload:
             for category in ranking.categories
             for seed in ranking.seeds
         ]
-        shown = _MAIN if self._brief else SHOWN
-        metrics = {split: [m for m in ranking.metrics(split) if m in shown] for split in ranking.splits}
+        names = shown("page" if self._brief else "cell")
+        metrics = {split: [m for m in ranking.metrics(split) if m in names] for split in ranking.splits}
         values = {
             split: {
                 metric: _hundredths(ranking.grid.values[..., ranking.grid.column(split, metric)])
@@ -109,7 +97,7 @@ class Payload:
     def packed(self) -> str:
         """Returns everything as base64."""
         content = {
-            "metrics": dict(METRICS),
+            "metrics": dict(TITLES),
             "rankings": self._rankings,
             "environments": list(self._environments),
             "failures": list(self._failures),
@@ -136,10 +124,10 @@ class Payload:
         return self._failures.setdefault(text[-4000:], len(self._failures))
 
     def _line(self, runs: list[RunRecord | None]) -> dict[int, Any]:
-        """Thresholds of runs by index, see :func:`shown`; none where there are too many runs."""
+        """Thresholds of runs by index; none where there are too many runs."""
         if self._brief:
             return {}
-        return {i: shown(run.operating) for i, run in enumerate(runs) if run and run.operating}
+        return {i: operating(run.operating) for i, run in enumerate(runs) if run and run.operating}
 
     def _some_curves(self, runs: list[RunRecord | None]) -> dict[int, Any]:
         """Epochs of runs by index: ``{"epochs": [...], "series": {name: [...]}}``."""

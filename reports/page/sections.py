@@ -17,8 +17,6 @@ from reports.rankings.ranking import Cell, Ranking, ranks, split_title
 from reports.rankings.scores import MEAN
 from reports.rankings.statistics import compare, rank_tests, win_rates
 
-MAIN = ("image_auroc", "pixel_auroc", "aupro", "spro_0.05")
-
 
 def identifier(ranking: Ranking) -> str:
     """Returns the ``id`` of a ranking's section."""
@@ -88,7 +86,7 @@ def _remarks(by_method: Mapping[str, list[RunRecord]]) -> list[dict[str, Any]]:
 
 def _shown(ranking: Ranking, split: str) -> tuple[str, ...]:
     """The metrics of a split that the page shows: the main ones, and sPRO to every limit in its mean."""
-    return tuple(m for m in ranking.metrics(split) if m in MAIN or split == KINDS_MEAN)
+    return tuple(m for m in ranking.metrics(split) if "page" in METRICS[m].where or split == KINDS_MEAN)
 
 
 def _main(ranking: Ranking, split: str, costs: Mapping[str, Cost]) -> dict[str, Any]:
@@ -117,7 +115,7 @@ def _main(ranking: Ranking, split: str, costs: Mapping[str, Cost]) -> dict[str, 
     return {
         "split": split,
         "title": split_title(split),
-        "metrics": [(m, METRICS[m]) for m in shown],
+        "metrics": [(m, METRICS[m].title) for m in shown],
         "rows": rows,
         "categories": categories,
         "single": not unit,
@@ -157,7 +155,7 @@ def _rank_tests(ranking: Ranking, split: str, metric: str) -> dict[str, Any] | N
     if found is None:
         return None
     return {
-        "metric": METRICS[metric],
+        "metric": METRICS[metric].title,
         "friedman": "below 0.001" if found.friedman < 0.001 else f"{found.friedman:.3f}",
         "critical": f"{found.critical:.2f}",
         "apart": [
@@ -200,7 +198,7 @@ def _detail(ranking: Ranking, split: str, metric: str) -> dict[str, Any]:
     for category in categories:
         cells = ranking.cells(category, split, metric)
         columns.append([_cell(c, rank) for c, rank in zip(cells, ranks(cells), strict=True)])
-    title = METRICS[metric] if split == "all" else f"{METRICS[metric]}, {split_title(split)}"
+    title = METRICS[metric].title if split == "all" else f"{METRICS[metric].title}, {split_title(split)}"
     rows = [
         {"index": m, "method": method, "cells": [column[m] for column in columns]}
         for m, method in enumerate(ranking.methods)

@@ -93,7 +93,7 @@ def verdicts(ranking: Ranking, costs: Mapping[str, Cost]) -> list[dict[str, Any]
     for question, split, metric in _SCORES:
         if split in ranking.splits and metric in ranking.metrics(split):
             answer = _best(ranking, split, metric)
-            found.append({"question": question, "what": METRICS[metric]} | answer)
+            found.append({"question": question, "what": METRICS[metric].title} | answer)
     if len({c.machine for c in costs.values()}) > 1 or len(costs) < 2:
         return found
     # Where no method has every run, what each has measured is all there is to say.

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.spec.fingerprints import Fingerprint
-from harness.spec.metrics import METRICS
+from harness.spec.metrics import METRICS, completed
 from harness.spec.record import KINDS_MEAN, RunRecord
 from reports.rankings.badges import Outdated, badges_of
 from reports.rankings.scores import MEAN, STATES, Grid, Summary, fill
@@ -83,11 +83,7 @@ class Ranking:
     def metrics(self, split: str) -> tuple[str, ...]:
         """The metrics of a split: LOCO's where some record has them; in the mean over the kinds no others."""
         there = self._metrics.get(split, set())
-        return tuple(
-            m
-            for m in METRICS
-            if m in there or not (split == KINDS_MEAN or m.startswith(("spro_", "map_max_")))
-        )
+        return tuple(m for m in METRICS if m in there or not (split == KINDS_MEAN or METRICS[m].optional))
 
     @cached_property
     def _metrics(self) -> dict[str, set[str]]:
@@ -97,7 +93,7 @@ class Ranking:
         }
         found: dict[str, set[str]] = defaultdict(set)
         for split, *names in there:
-            found[split].update(names)
+            found[split].update(completed(dict.fromkeys(names)))
         return dict(found)
 
     @cached_property

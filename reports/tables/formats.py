@@ -91,7 +91,7 @@ def _table(ranking: Ranking, split: str) -> str:
         for method, cell, row in zip(ranking.methods, columns[0], zip(*texts, strict=True), strict=True)
     ]
     rows.sort(key=lambda row: (row[0] is None, -(row[0] or 0.0)))
-    head = f"| method | {' | '.join(_text(METRICS[metric]) for metric in metrics)} |"
+    head = f"| method | {' | '.join(_text(METRICS[metric].title) for metric in metrics)} |"
     return "\n".join([head, "|---|" + "---:|" * len(metrics), *(row for _, row in rows)])
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from harness.spec.metrics import METRICS
+from harness.spec.metrics import METRICS, shown
 from harness.spec.names import slug
 from harness.spec.protocols import PROTOCOLS
 from reports.rankings.leaderboard import Leaderboard
@@ -17,7 +17,7 @@ from reports.rankings.statistics import compare
 from reports.tables.bibliography import Bibliography, bibliography
 from reports.tables.latex import Notes, document, escape, first, head, number, table
 
-TABLES = {"detection": ("image_auroc",), "localisation": ("pixel_auroc", "aupro", "spro_0.05")}
+TABLES = {"detection": shown("detection"), "localisation": shown("localisation")}
 
 
 def tables(board: Leaderboard, style: str = "tmlr", cite: bool = True) -> dict[str, str]:
@@ -58,7 +58,7 @@ def _table(ranking: Ranking, metric: str, split: str, style: str, keys: Mapping[
     tied = None if compared is None else {m for m, tie in zip(complete, compared.tied, strict=True) if tie}
     native = ", evaluated at the masks' own size" if fingerprint.evaluation_resolution == "native" else ""
     bold = "" if tied is None else " Bold mean: not distinguishable from the best at 95 \\%."
-    title = f"{escape(METRICS[metric])} (\\%) on {escape(ranking.dataset + kind, breaks=True)}"
+    title = f"{escape(METRICS[metric].title)} (\\%) on {escape(ranking.dataset + kind, breaks=True)}"
     caption = (
         f"{title}; protocol {protocol.name}, {fingerprint.image_size} pixels{native}, {seeds} "
         f"(fingerprint \\texttt{{{escape(ranking.name)}}}).{bold}{badges}"

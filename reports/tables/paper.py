@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from harness.common.errors import UserError, nearest
 from harness.common.text import cell
-from harness.spec.metrics import METRICS
+from harness.spec.metrics import METRICS, TITLES
 from reports.published.numbers import PAPER, Published
 from reports.rankings.leaderboard import Leaderboard
 from reports.rankings.ranking import Cell, told
@@ -177,13 +177,13 @@ def files(
 
 def _title(table: PaperTable) -> str:
     number = table.name.removeprefix("table-")
-    metrics = dict.fromkeys({**METRICS, **_OTHERS}[row.head[3]] for row in table.rows)
+    metrics = dict.fromkeys({**TITLES, **_OTHERS}[row.head[3]] for row in table.rows)
     return f"Table {number} of Patra and Ben Taieb (TMLR 2024): {', '.join(metrics)}; scores in percent."
 
 
 def _shown(column: int, text: str) -> str:
     """A head's text as a paper prints it."""
-    return {**METRICS, **_OTHERS}[text] if _HEAD[column] == "metric" else text
+    return {**TITLES, **_OTHERS}[text] if _HEAD[column] == "metric" else text
 
 
 def _places(values: Sequence[float | None], lowest: bool = False) -> tuple[int, ...]:

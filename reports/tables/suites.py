@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.spec.metrics import METRICS
+from harness.spec.metrics import METRICS, shown
 from harness.spec.protocols import PROTOCOLS
 from reports.rankings.leaderboard import Leaderboard
 from reports.rankings.ranking import Cell, Ranking, ranks, told
@@ -17,7 +17,7 @@ from reports.rankings.variants import LEAKS, Change, changes, contaminated, leak
 from reports.tables.block_table import Block, Line, Sheet
 from reports.tables.efficiency import TITLE, efficiency
 
-SCORES = ("image_auroc", "pixel_auroc", "aupro")
+SCORES = shown("suites")
 _METHOD = "ulsad"
 _PAPER = "of Patra and Ben Taieb (TMLR 2024)"
 
@@ -152,7 +152,7 @@ def _ablation(name: str, board: Leaderboard, about: Source) -> Sheet | None:
     if not blocks:
         return None
     title = f"{about.title} {_PAPER}: its rows with measured numbers alone, in percent."
-    columns = tuple(METRICS[metric] for metric in SCORES)
+    columns = tuple(METRICS[metric].title for metric in SCORES)
     return Sheet(name, title, ablation.labels, columns, tuple(blocks))
 
 
@@ -181,7 +181,7 @@ def _leak(name: str, board: Leaderboard, about: Source) -> Sheet | None:
                 if any(row)
             )
             if lines:
-                blocks.append(Block(f"{METRICS[metric]} · {found.title}", lines))
+                blocks.append(Block(f"{METRICS[metric].title} · {found.title}", lines))
     if not blocks:
         return None
     return Sheet(name, about.title, ("method",), LEAKS, tuple(blocks))
@@ -209,7 +209,7 @@ def _contamination(name: str, board: Leaderboard, about: Source) -> Sheet | None
                 Line(line.labels, (*line.texts, text), (*line.places, 0))
                 for line, text in zip(_lines([(m,) for m in found.methods], cells), changed, strict=True)
             )
-            blocks.append(Block(f"{METRICS[metric]} · {found.title}", lines))
+            blocks.append(Block(f"{METRICS[metric].title} · {found.title}", lines))
     if not blocks:
         return None
     columns = (*(f"{100 * share:g} %" for share in shares), "last minus first")

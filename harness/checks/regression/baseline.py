@@ -10,23 +10,28 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from harness.common.errors import UserError
 from harness.common.files import write_atomically
 from harness.common.text import plain
 from harness.common.values import Frozen
+from harness.spec.metrics import METRICS, shown
 
 SCHEMA_VERSION = 1
-ScoreName = Literal["image_auroc", "pixel_auroc", "aupro"]
 # The scores that are checked, by their names in records, with those for people.
-SCORES: Mapping[ScoreName, str] = {
-    "image_auroc": "image AUROC",
-    "pixel_auroc": "pixel AUROC",
-    "aupro": "AUPRO",
-}
+SCORES: Mapping[str, str] = {name: METRICS[name].in_sentence for name in shown("check")}
+
+
+def _checked(name: str) -> str:
+    if name not in SCORES:
+        raise ValueError(f"'{name}' is no score that is checked: {', '.join(SCORES)} are")
+    return name
+
+
+ScoreName = Annotated[str, AfterValidator(_checked)]
 # Costs: what a run takes, with the unit.
 COSTS = {"fit": "s", "predict": "s", "memory_host": "MiB", "memory_device": "MiB"}
 # Lines of the file hold what is smaller than this together.

@@ -14,7 +14,7 @@ from harness.cli.main import main
 from harness.common.errors import UserError
 from harness.results.store import write_record
 from harness.spec.fingerprints import fingerprint
-from harness.spec.metrics import METRICS
+from harness.spec.metrics import TITLES
 from harness.spec.record import RunRecord
 from harness.spec.run import Identity, RunSpec
 from reports.published.numbers import paper
@@ -39,7 +39,7 @@ def from_latex(text: str) -> list[list[str]]:
     if "metric" not in shared:
         shared["metric"] = re.sub(r".*: (.*);.*", r"\1", caption[1].partition(" Throughout")[0])
     head, *rows = [line.removesuffix(r" \\").split(" & ") for line in plain.splitlines() if " & " in line]
-    names = {title: name for name, title in {**METRICS, **_OTHERS}.items()}
+    names = {title: name for name, title in {**TITLES, **_OTHERS}.items()}
     own = [name.lower() for name in head if name.lower() in _HEAD]
     found = [[*_HEAD, *head[len(own) :]]]
     for row in rows:
