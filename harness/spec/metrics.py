@@ -62,6 +62,9 @@ def _spro(limit: str, *where: Where) -> Metric:
     return Metric(f"sPRO (FPR ≤ {limit})", "pixel", where, of_kinds=True, optional=True)
 
 
+# Of which ADer takes the mean (Zhang et al., arXiv:2406.03262).
+_ADER = ("image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro")
+
 METRICS: Mapping[str, Metric] = {
     "image_auroc": Metric("Image AUROC", "image", (*MAIN, "detection")),
     "pixel_auroc": Metric("Pixel AUROC", "pixel", (*MAIN, "localisation")),
@@ -76,6 +79,10 @@ METRICS: Mapping[str, Metric] = {
     "spro_0.1": _spro("0.1"),
     "spro_0.3": _spro("0.3"),
     "spro_1": _spro("1"),
+    "pixel_iou_max": Metric(
+        "Pixel IoU-max", "pixel", ("cell",), of=("pixel_f1max",), follows=lambda f1: f1 / (2 - f1)
+    ),
+    "mad": Metric("mAD", "both", ("cell",), of=_ADER, follows=lambda *values: sum(values) / len(values)),
 }
 TITLES: Mapping[str, str] = {name: metric.title for name, metric in METRICS.items()}
 

@@ -15,7 +15,7 @@ import pytest
 
 from harness.results.store import write_record
 from harness.spec.fingerprints import fingerprint
-from harness.spec.metrics import METRICS
+from harness.spec.metrics import METRICS, completed
 from harness.spec.record import SCHEMA_VERSION, RunRecord
 from reports.rankings.leaderboard import build
 from reports.rankings.ranking import Cell, Ranking
@@ -33,7 +33,7 @@ def value(record: RunRecord | None, split: str, metric: str) -> tuple[float | No
         return None, "not run"
     if record.outcome != "ok":
         return None, record.outcome.replace("_", " ")
-    found = record.metrics.get(split, {}).get(metric)
+    found = completed(record.metrics.get(split, {})).get(metric)
     return (100 * found, "") if found is not None else (None, "undefined")
 
 
