@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from harness.data.card import NORMAL
 from harness.metrics.exact import METRICS_VERSIONS
+from harness.results.artefacts import maps_path, weights_path
 from harness.results.maps import DamagedMapsError, load_maps
 from harness.results.store import Folder, file_names, parse_record, record_names, record_path
 from harness.spec.fingerprints import fingerprint
@@ -245,7 +246,7 @@ def _costs(record: RunRecord) -> Iterator[str]:
 
 def _beside(path: Path, record: RunRecord) -> Iterator[str]:
     """Yields what is wrong with the maps and weights that were kept."""
-    maps = path.with_suffix(".maps.safetensors")
+    maps = maps_path(path)
     if maps.exists():
         try:
             kept, scores = load_maps(maps)
@@ -254,7 +255,7 @@ def _beside(path: Path, record: RunRecord) -> Iterator[str]:
                 yield f"its kept maps have the shape {kept.shape}, its test images {(test, size, size)}"
         except DamagedMapsError as error:
             yield str(error)
-    weights = path.with_suffix(".weights.safetensors")
+    weights = weights_path(path)
     if not weights.exists():
         return
     try:

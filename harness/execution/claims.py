@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Self
 
 from filelock import FileLock, Timeout
 
-from harness.results.locks import SUFFIX, remove_lock
+from harness.results.artefacts import claim_path
+from harness.results.locks import remove_lock
 from harness.results.store import Folder, State, cannot_write, changed, read_record
 from harness.spec.record import RunRecord
 
@@ -87,7 +88,7 @@ class Claims:
     def _take(self, task: RunTask) -> bool:
         """Claims a run; if it is claimed or done already, puts it where it belongs."""
         path = task.record_path
-        lock = FileLock(path.with_suffix(SUFFIX), thread_local=False)
+        lock = FileLock(claim_path(path), thread_local=False)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(blocking=False)

@@ -19,6 +19,7 @@ from harness.metrics.evaluate import Metrics, evaluate, read_truth
 from harness.metrics.thresholds import operating_points
 from harness.planning.task import RunTask
 from harness.registry.methods import configure, load_method
+from harness.results.artefacts import parts_path
 from harness.results.maps import DamagedMapsError, KeptParts, load_parts
 from harness.results.store import read_record
 from harness.spec.operating_points import Operating
@@ -41,7 +42,7 @@ def record_from_parts(task: RunTask) -> RunRecord:
     if isinstance(trained, str) or trained.outcome != "ok":
         return failed(task, "failed", f"the run {base.key}, from whose parts this is made, has no numbers")
     try:
-        parts = load_parts(path.with_suffix(".parts.safetensors"))
+        parts = load_parts(parts_path(path))
         metrics, operating = _numbers(task, parts, trained.counts.get("moved", 0))
     except (DamagedMapsError, UserError) as error:
         return failed(task, "failed", f"made from the run {base.key}: {error}")

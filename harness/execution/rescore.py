@@ -17,7 +17,7 @@ from harness.data.category import Category, open_category
 from harness.execution.keep import ShownImages, keep_view
 from harness.metrics.evaluate import Metrics, Truth, evaluate, read_truth
 from harness.metrics.exact import METRICS_VERSIONS
-from harness.results.artefacts import view_path
+from harness.results.artefacts import maps_path, view_path
 from harness.results.locks import alone
 from harness.results.map_views import load_view
 from harness.results.maps import DamagedMapsError, load_maps
@@ -155,7 +155,7 @@ def _again(old: RunRecord, path: Path, opened: _Opened, only: Collection[str]) -
     if spec.protocol not in PROTOCOLS:
         raise _RefusedError(f"its protocol '{spec.protocol}' is unknown")
     truth, rows = opened.truth(old)
-    maps, scores = load_maps(path.with_suffix(".maps.safetensors"))
+    maps, scores = load_maps(maps_path(path))
     samples, cache = category.samples.test, category.places.cache
     shown = ShownImages(samples, old.identity.data, spec.fit, cache, rows)
     return _Again(_metrics(old, maps, scores, truth), maps, scores, shown)

@@ -35,7 +35,7 @@ from harness.profiling.memory import PeakMemory
 from harness.profiling.timing import Stopwatch
 from harness.registry.methods import configure, load_method
 from harness.registry.setup import Surroundings, make_setup
-from harness.results.artefacts import checkpoint_path
+from harness.results.artefacts import checkpoint_path, maps_path, parts_path
 from harness.results.maps import KeptParts, save_maps, save_parts
 from harness.spec.efficiency import Efficiency
 from harness.spec.operating_points import Operating
@@ -229,7 +229,7 @@ def _keep(data: _Prepared, made: _Made, scored: _Scored) -> None:
     task, parts, found = data.task, data.parts, scored.chosen
     record = task.record_path
     if "maps" in task.keep:
-        save_maps(record.with_suffix(".maps.safetensors"), found.maps, found.scores)
+        save_maps(maps_path(record), found.maps, found.scores)
         samples, fit = data.category.samples.test, task.spec.fit
         shown = ShownImages(samples, task.identity.data, fit, task.places.cache, data.roles.test)
         keep_view(record, found.maps, found.scores, shown)
@@ -237,7 +237,7 @@ def _keep(data: _Prepared, made: _Made, scored: _Scored) -> None:
         method, raw = made.predictor.method, made.predictor.raw
         statistics = {name: tensor.cpu().numpy() for name, tensor in method.statistics().items()}
         kept = KeptParts(raw(parts.test), raw(parts.validation), statistics)
-        save_parts(record.with_suffix(".parts.safetensors"), kept)
+        save_parts(parts_path(record), kept)
     if "weights" in task.keep:
         save_state(record, made.predictor.method)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from harness.results.locks import SUFFIX
+from harness.results.artefacts import claim_path
 from harness.results.store import (
     Folder,
     rank,
@@ -64,7 +64,7 @@ def take_up(results: Path, kept: Iterable[RunTask]) -> list[RunRecord]:
 
 def _renumbered(folder: Folder, task: RunTask, rival: RunRecord) -> RunRecord | None:
     path = record_path(folder.results, task.spec, task.key)
-    lock = FileLock(path.with_suffix(SUFFIX), thread_local=False)
+    lock = FileLock(claim_path(path), thread_local=False)
     # Whoever has claimed the run writes its record, with a new number.
     with suppress(Timeout), lock.acquire(blocking=False):
         try:
@@ -74,7 +74,7 @@ def _renumbered(folder: Folder, task: RunTask, rival: RunRecord) -> RunRecord | 
                 replace_record(folder.results, path, record)
                 return record
         finally:
-            path.with_suffix(SUFFIX).unlink(missing_ok=True)
+            claim_path(path).unlink(missing_ok=True)
     return None
 
 

@@ -18,7 +18,7 @@ from typing import IO
 from harness.common.archives import Limits, unpack
 from harness.common.errors import UserError
 from harness.common.files import is_plain_file, temporary_name
-from harness.results.artefacts import KEPT, PICTURES
+from harness.results.artefacts import all_pictures, kept_paths
 from harness.results.merge import Merged, merge
 from harness.results.store import Folder, record_names
 
@@ -88,9 +88,9 @@ def import_(archive: Path, results: Path) -> Merged:
 
 def _artefacts(results: Path, names: Sequence[str]) -> Iterator[str]:
     """Yields where what is kept beside records lies, within the folder."""
-    beside = [f"{name.removesuffix('.json')}{suffix}" for name in names for suffix in KEPT]
-    pictures = [path.relative_to(results).as_posix() for path in results.glob(f"*/*/*{PICTURES}")]
-    yield from (name for name in [*beside, *pictures] if is_plain_file(results / name))
+    beside = [path for name in names for path in kept_paths(results / name).values()]
+    found = [path for path in [*beside, *all_pictures(results)] if is_plain_file(path)]
+    yield from (path.relative_to(results).as_posix() for path in found)
 
 
 def _add(tar: tarfile.TarFile, file: IO[bytes], size: int, name: str) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from harness.common.errors import UserError
 from harness.common.files import is_plain_file, temporary_name, write_atomically
-from harness.results.locks import SUFFIX, alone, sweep
+from harness.results.artefacts import CLAIM
+from harness.results.locks import alone, sweep
 from harness.results.parquet import Compacted, Row, Writer, parts
 from harness.results.store import (
     COMPACTED,
@@ -205,7 +206,7 @@ def _add(digest: hashlib._Hash, row: Row) -> None:
 def _remove_file(path: str, state: State) -> bool:
     """Removes a file that is compacted now, unless a run has written it anew, or is about to."""
     # A run claims its record long before it writes it. To hold a million claims would take minutes.
-    if os.path.exists(f"{path.removesuffix('.json')}{SUFFIX}"):  # noqa: PTH110 - many times faster than a Path
+    if os.path.exists(f"{path.removesuffix('.json')}{CLAIM}"):  # noqa: PTH110 - many times faster than a Path
         return False
     if _state(path) != state:
         return False

@@ -9,14 +9,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from harness.common.errors import UserError
+from harness.results.artefacts import CLAIM, all_claims
 from harness.results.store import COMPACTED, cannot_write
-
-SUFFIX = ".claim"
 
 
 def sweep(results: Path) -> None:
     """Removes the claims that dead processes have left."""
-    for path in results.glob(f"*/*/*/*{SUFFIX}"):
+    for path in all_claims(results):
         lock = FileLock(path, thread_local=False)
         try:
             lock.acquire(blocking=False)
@@ -41,7 +40,7 @@ def alone(results: Path) -> Iterator[None]:
     Raises:
         UserError: another does, or the folder cannot be written.
     """
-    lock = FileLock(results / f"{COMPACTED}{SUFFIX}", thread_local=False)
+    lock = FileLock(results / f"{COMPACTED}{CLAIM}", thread_local=False)
     try:
         lock.acquire(blocking=False)
     except Timeout as error:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from harness.common.errors import UserError
 from harness.common.files import copy_atomically, is_plain_file, write_atomically
-from harness.results.artefacts import KEPT, PICTURES
+from harness.results.artefacts import all_pictures, kept_paths
 from harness.results.locks import alone
 from harness.results.sequence import raise_to
 from harness.results.store import (
@@ -166,10 +166,9 @@ def _write(found: Sequence[_Found], target: Path) -> bool:
     """Puts the record that stays into the target, with what any record of the same scores has beside it."""
     stays = found[0]
     own = record_path(target, stays.record.spec, stays.record.key)
-    for suffix in KEPT:
-        kept = own.with_suffix(suffix)
+    for what, kept in kept_paths(own).items():
         for one in found:
-            beside = one.path.with_suffix(suffix)
+            beside = kept_paths(one.path)[what]
             if one.record.outcome == "ok" and not kept.exists() and is_plain_file(beside):
                 copy_atomically(beside, kept)
     there = next((one for one in found if one.path == own), None)
@@ -180,7 +179,7 @@ def _write(found: Sequence[_Found], target: Path) -> bool:
 
 
 def _copy_pictures(folder: Path, target: Path) -> None:
-    for path in sorted(folder.glob(f"*/*/*{PICTURES}")):
+    for path in all_pictures(folder):
         other = target / path.relative_to(folder)
         if not other.exists() and is_plain_file(path):
             copy_atomically(path, other)

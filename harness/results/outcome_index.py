@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.common.files import SETTLED_NS, write_atomically
+from harness.results.artefacts import kept_file_name
 from harness.results.parquet import Compacted
 from harness.results.store import Folder, read_record, state_of
 from harness.spec.names import slug
@@ -80,7 +81,7 @@ class Seen:
     def kept(self, spec: RunSpec, key: str, keep: Iterable[str]) -> bool:
         """Whether all artefacts lie beside a record."""
         inside = self._results.inside(self._folder(spec))
-        return all(f"{key}.{what}.safetensors" in inside for what in keep)
+        return all(kept_file_name(key, what) in inside for what in keep)
 
     def remember(self) -> None:
         """Keeps what was found, where it is much and has changed."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.results.artefacts import KEPT, PICTURES, checkpoint_path
+from harness.results.artefacts import all_checkpoints, all_kept, all_pictures, kept_paths
 from harness.results.store import Folder, newest, read_records, record_files, record_path
 
 WHAT = ("superseded", "failed", "damaged", "orphans", "checkpoints", "maps", "parts", "weights")
@@ -48,40 +48,38 @@ def find_waste(results: Path, what: Collection[str]) -> Iterator[Waste]:
             why = f"without scores: {record.outcome.replace('_', ' ')}"
         else:
             why = ""
-            for suffix in KEPT:
-                name = suffix.split(".")[1]
+            for name, kept in kept_paths(path).items():
                 if name in what:
-                    yield from _file(path.with_suffix(suffix), f"{name} of a record")
+                    yield from _file(kept, f"{name} of a record")
         if not why:
             continue
         if not path.exists() and (state := compacted.state(path.relative_to(results).as_posix())):
             yield Waste(path, f"{why}, compacted", state[1])
         yield from _record(path, why)
     if "checkpoints" in what:
-        for path in sorted(results.glob(f"*/*/*/{checkpoint_path(Path('*.json')).name}")):
+        for path in all_checkpoints(results):
             yield from _file(path, "checkpoint")
     if "orphans" in what:
         yield from _orphans(results)
 
 
 def _orphans(results: Path) -> Iterator[Waste]:
-    stems = {path.with_suffix("") for path in record_files(results)}
+    records = set(record_files(results))
     used = set[Path]()
-    for suffix in KEPT:
-        for path in sorted(results.glob(f"*/*/*/*{suffix}")):
-            if path.with_name(path.name.removesuffix(suffix)) not in stems:
-                yield from _file(path, "belongs to no record")
-            elif suffix.startswith((".maps", ".view")):
-                used.add(path.parent.parent)
-    for path in sorted(results.glob(f"*/*/*{PICTURES}")):
+    for what, path, record in all_kept(results):
+        if record not in records:
+            yield from _file(path, "belongs to no record")
+        elif what in ("maps", "view"):
+            used.add(path.parent.parent)
+    for path in all_pictures(results):
         if path.parent not in used:
             yield from _file(path, "pictures for maps that are gone")
 
 
 def _record(path: Path, why: str) -> Iterator[Waste]:
     yield from _file(path, why)
-    for suffix in KEPT:
-        yield from _file(path.with_suffix(suffix), why)
+    for kept in kept_paths(path).values():
+        yield from _file(kept, why)
 
 
 def _file(path: Path, why: str) -> Iterator[Waste]:

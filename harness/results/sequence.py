@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from harness.common.files import write_atomically
-from harness.results.locks import SUFFIX
+from harness.results.artefacts import CLAIM
 from harness.results.store import (
     Folder,
     cannot_write,
@@ -84,7 +84,7 @@ def _write(results: Path, number: int) -> None:
 
 @contextmanager
 def _locked(results: Path) -> Iterator[None]:
-    lock = FileLock(results / f"{LAST}{SUFFIX}", thread_local=False)
+    lock = FileLock(results / f"{LAST}{CLAIM}", thread_local=False)
     try:
         lock.acquire(timeout=_PATIENCE, poll_interval=0.005)
     except Timeout:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.common.text import visible
-from harness.results.artefacts import pictures_path, view_path
+from harness.results.artefacts import parts_path, pictures_path, view_path
 from harness.results.category_pictures import load_pictures
 from harness.results.map_views import load_view
 from harness.results.maps import DamagedMapsError, load_parts
@@ -95,7 +95,7 @@ def _parts(ranking: Ranking, category: str, results: Path, heads: dict[str, str]
 def _raw(record: Path) -> Mapping[str, npt.NDArray[np.float32]]:
     """The kept parts beside a record; none where there are none."""
     try:
-        return load_parts(record.with_suffix(".parts.safetensors")).raw
+        return load_parts(parts_path(record)).raw
     except DamagedMapsError:
         return {}
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from harness.common.files import write_atomically
 from harness.common.text import visible
-from harness.results.artefacts import pictures_path, view_path
+from harness.results.artefacts import has_pictures, pictures_path, view_path
 from harness.results.category_pictures import Pictures, load_pictures
 from harness.results.map_views import View, load_view
 from harness.results.store import record_path
@@ -50,7 +50,7 @@ def kept_maps(results: Path, ranking: Ranking, category: str) -> tuple[dict[str,
     kept: dict[str, View] = {}
     every, shown = None, None
     # Without pictures there is no gallery: one look instead of one for every run.
-    if not any((results / slug(ranking.dataset) / slug(category)).glob("*.images.safetensors")):
+    if not has_pictures(results / slug(ranking.dataset) / slug(category)):
         return kept, shown
     for method in ranking.methods:
         for seed in ranking.seeds:

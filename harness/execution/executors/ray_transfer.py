@@ -22,7 +22,7 @@ from harness.common.errors import UserError
 from harness.common.files import cache_dir
 from harness.common.places import Places
 from harness.data.card import cards_folder
-from harness.results.locks import SUFFIX as CLAIM
+from harness.results.artefacts import claim_path
 
 if TYPE_CHECKING:
     from harness.planning.task import RunTask
@@ -102,7 +102,7 @@ def unpack(parcel: Parcel, folder: Path) -> RunTask:
     task = replace(task, places=here)
     task = replace(task, weights=_weights(task), assets=_assets(task))
     # While a run is claimed, its claim lies beside the record that is to be: here too, if it is shared.
-    if task.record_path.with_suffix(CLAIM).exists():
+    if claim_path(task.record_path).exists():
         return task
     if task.keep:
         kept = ", ".join(sorted(task.keep))
