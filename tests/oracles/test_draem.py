@@ -142,7 +142,7 @@ def test_losses_of_the_first_steps(method: DRAEM, agree: Agree) -> None:
     first, second = apart
     agree("DRAEM", "L2, SSIM, focal and total loss of the first step", AUTHORS, first, 1e-5)
     # Roundings take over: Adam divides by the size of gradients that are nothing else.
-    agree("DRAEM", "the same of the second step", AUTHORS, second, 1e-3)
+    agree("DRAEM", "the same of the second step", AUTHORS, second, 0.02)
 
 
 def test_losses_alone(agree: Agree) -> None:

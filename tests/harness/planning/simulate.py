@@ -24,10 +24,11 @@ import numpy as np
 
 from harness.common.places import Places
 from harness.data.card import load_card
+from harness.data.category import Category
 from harness.data.samples import CategoryData, Sample
 from harness.planning.forecast import Forecast, Workload
 from harness.planning.order import in_order, work_of
-from harness.planning.plan import Category, Chosen, Options, Plan, tasks_of
+from harness.planning.plan import Chosen, Options, Plan, PlannedCategory, tasks_of
 from harness.planning.suites import load_suite
 from harness.planning.task import RunTask
 from harness.planning.time_left import TimeLeft
@@ -54,7 +55,7 @@ def make(seeds: int) -> Plan:
     )
 
 
-def _categories(datasets: Sequence[str]) -> Iterator[Category]:
+def _categories(datasets: Sequence[str]) -> Iterator[PlannedCategory]:
     """Yields the categories of cards as if they were on disk."""
     for card in map(load_card, datasets):
         for counts in card.categories:
@@ -62,7 +63,10 @@ def _categories(datasets: Sequence[str]) -> Iterator[Category]:
                 (Sample(Path("none")),) * int(count or 0)
                 for count in (counts.train, counts.validation, sum((counts.test or {}).values()))
             ]
-            yield Category(card, card.name, counts.name, (), CategoryData(*parts))
+            opened = Category(card, counts.name, CategoryData(*parts), Places(Path("none")))
+            # There is no file to take it from.
+            vars(opened)["fingerprint"] = ""
+            yield PlannedCategory(card.name, opened, (), {})
 
 
 @dataclass(frozen=True)

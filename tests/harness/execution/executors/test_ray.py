@@ -30,7 +30,7 @@ from harness.execution.executors.choose import executor
 from harness.execution.executors.protocol import AGAIN
 from harness.execution.executors.ray_transfer import pack, package, unpack
 from harness.planning.plan import Options, Plan, make_plan
-from harness.results.locks import SUFFIX
+from harness.results.artefacts import claim_path
 from harness.spec.record import RunRecord
 from harness.spec.run import RunSpec
 from harness.spec.suite import Suite
@@ -176,11 +176,11 @@ def test_a_node_looks_where_its_own_environment_says(
     monkeypatch.delenv("BENCH_DATA", raising=False)
     monkeypatch.delenv("BENCH_CACHE", raising=False)
     here = unpack(parcel, folder)
-    assert (here.data_root, here.cache) == (place / "data", place / "cache")
+    assert (here.places.data_root, here.places.cache) == (place / "data", place / "cache")
     monkeypatch.setenv("BENCH_DATA", "/of/the/node")
     monkeypatch.setenv("BENCH_CACHE", "/cache/of/it")
     here = unpack(parcel, folder)
-    assert (here.data_root, here.cache) == (Path("/of/the/node"), Path("/cache/of/it"))
+    assert (here.places.data_root, here.places.cache) == (Path("/of/the/node"), Path("/cache/of/it"))
 
 
 def test_a_node_without_the_results_folder_keeps_nothing(place: Path, tmp_path: Path) -> None:
@@ -189,14 +189,14 @@ def test_a_node_without_the_results_folder_keeps_nothing(place: Path, tmp_path: 
         (keeping, *_) = planned(place, keep=frozenset({"maps"})).todo
     folder = place / "node"
     folder.mkdir()
-    assert unpack(pack(task), folder).results == folder / "results"
+    assert unpack(pack(task), folder).places.results == folder / "results"
     with pytest.raises(UserError, match=r"is not the driver's on node .*, and maps could not be kept there"):
         unpack(pack(keeping), folder)
-    claim = task.record_path.with_suffix(SUFFIX)
+    claim = claim_path(task.record_path)
     claim.parent.mkdir(parents=True)
     claim.touch()
-    assert unpack(pack(task), folder).results == place / "results"
-    assert unpack(pack(keeping), folder).results == place / "results"
+    assert unpack(pack(task), folder).places.results == place / "results"
+    assert unpack(pack(keeping), folder).places.results == place / "results"
 
 
 def test_a_node_with_other_weights_says_so(place: Path) -> None:
