@@ -22,10 +22,10 @@ from harness.cli.doctor import doctor
 from harness.cli.init import init
 from harness.cli.methods import list_methods, test_method
 from harness.cli.options import (
-    EXECUTOR_OPTIONS,
     HELP,
     RUN_OPTIONS,
     Finite,
+    RunCommand,
     chosen_suite,
     packing,
     sentences,
@@ -70,9 +70,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-@main.command()
+@main.command(cls=RunCommand)
 @with_options(RUN_OPTIONS)
-@with_options(EXECUTOR_OPTIONS)
 @click.option("--timeout", type=Finite(min=0, min_open=True), help="Seconds after which a run is ended.")
 @click.option(
     "--pack",
@@ -93,9 +92,6 @@ def main() -> None:
 )
 @click.option("--quiet", is_flag=True, help="Say only what failed.")
 def run(
-    executor_name: str,
-    address: str | None,
-    per_run: float | None,
     timeout: float | None,
     wanted: Pack,
     report: bool,
@@ -111,14 +107,15 @@ def run(
     with sentences(debug), _stoppable():
         from rich.console import Console
 
-        from harness.execution.executors.choose import executor
+        from harness.execution.executors.choose import opened
 
+        executor_name = given.get("executor_name") or "local"
         if executor_name != "local" and wanted != 1:
             raise UserError(
                 f"--pack {wanted} is for --executor local: give Ray --per-run 0.5 for two on each."
             )
         console = Console(highlight=False)
-        with executor(executor_name, given["device"], address, per_run) as place:
+        with opened(executor_name, given["device"], given) as place:
             suite, options, plan, forecast = _plan(given | {"devices": place.devices})
             from harness.cli.command_line import command_line
             from harness.execution.pipeline import run_plan

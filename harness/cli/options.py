@@ -157,26 +157,33 @@ RUN_OPTIONS = (
     click.option("--debug", is_flag=True, help="Show tracebacks."),
 )
 
-EXECUTOR_OPTIONS = (
-    click.option(
-        "--executor",
-        "executor_name",
-        type=click.Choice(["local", "ray"]),
-        default="local",
-        show_default=True,
-        help="What executes the runs: processes of this machine, or a Ray cluster (docs/cluster.md).",
-    ),
-    click.option(
-        "--address",
-        help="The Ray cluster: auto for the one this machine is in, or host:6379.  "
-        "[default: one of this machine alone, ended with the command]",
-    ),
-    click.option(
-        "--per-run",
-        type=Finite(min=0, min_open=True),
-        help="GPUs of each run on Ray, or CPUs without GPUs; 0.5 puts two runs on a GPU.  [default: 1]",
-    ),
-)
+
+class RunCommand(click.Command):
+    """A command with the options of all executors that are installed, which are loaded for it alone."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Returns its options, those of executors behind its own."""
+        from harness.execution.executors.choose import executors
+
+        own = super().get_params(ctx)
+        found = executors()
+        about = "; ".join(f"{name}: {executor.about}" for name, executor in found.items())
+        chosen = click.Option(
+            ["--executor", "executor_name"],
+            default="local",
+            show_default=True,
+            help=f"What executes the runs. {about}.",
+        )
+        theirs = [
+            click.Option([option.name], type=_KINDS[option.kind], help=option.help)
+            for executor in found.values()
+            for option in executor.options
+        ]
+        help_ = [param for param in own if "--help" in param.opts]
+        return [*(param for param in own if param not in help_), chosen, *theirs, *help_]
+
+
+_KINDS: dict[type, Any] = {str: click.STRING, int: click.IntRange(min=0), float: Finite(min=0)}
 
 
 def with_options(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:

@@ -1,43 +1,61 @@
-"""The executor that a command line names."""
+"""The executor that a command line names, among those that are installed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
-from harness.common.errors import UserError
-from harness.execution.executors.protocol import Place
+from harness.common.errors import UserError, nearest
+from harness.execution.executors.protocol import Executor, Place
+
+GROUP = "ulsad_bench.executors"
+
+
+@cache
+def executors() -> dict[str, Executor]:
+    """Returns the executors that are installed, by name.
+
+    Raises:
+        UserError: an entry point names something else.
+    """
+    return {point.name: checked(point, point.load()) for point in sorted(entry_points(group=GROUP))}
+
+
+def checked(point: EntryPoint, loaded: object) -> Executor:
+    """Returns what an entry point names.
+
+    Raises:
+        UserError: it is no executor.
+    """
+    if not isinstance(loaded, Executor):
+        raise UserError(f"The executor '{point.name}' ({point.value}) is no Executor: remove its package.")
+    return loaded
 
 
 @contextmanager
-def executor(name: str, device: str, address: str | None, per_run: float | None) -> Iterator[Place]:
+def opened(name: str, device: str, given: Mapping[str, Any]) -> Iterator[Place]:
     """Gives the executor that a command line names.
 
     Args:
-        name: ``local`` or ``ray``.
-        device: as typed, see :func:`harness.execution.devices.find_devices`; of Ray ``auto``, ``cpu`` or
-            ``cuda``.
-        address: of the Ray cluster; ``None`` for one of this machine's own, as long as it is needed.
-        per_run: GPUs of each run on Ray, or CPUs where there are none; ``None`` for 1.
+        name: of the executor.
+        device: as typed.
+        given: options of all executors by key, ``None`` where they are not given.
 
     Raises:
-        UserError: there is no such device or cluster, Ray is not installed, or options do not go together.
+        UserError: there is no such executor, it cannot be used, or an option is another one's.
     """
-    if name == "ray":
-        try:
-            from harness.execution.executors.ray import connected
-        except ImportError as error:
-            raise UserError(
-                f'--executor ray needs Ray ({error}): run pip install "ulsad-bench[ray]".'
-            ) from error
-        with connected(address, device, per_run or 1.0) as place:
-            yield place
-        return
-    for option, given in (("--address", address), ("--per-run", per_run)):
-        if given is not None:
-            raise UserError(f"{option} {given} is for Ray only: add --executor ray, or leave it out.")
-    from harness.execution.devices import find_devices
-    from harness.execution.executors.local import run_all
-
-    devices = find_devices(device)
-    yield Place(devices, ", ".join(devices), run_all)
+    known = executors()
+    if name not in known:
+        raise UserError(f"There is no executor '{name}'. {nearest(name, known)}")
+    for other, executor in known.items():
+        for option in executor.options:
+            if other != name and given.get(option.key) is not None:
+                raise UserError(
+                    f"{option.name} {given[option.key]} is for --executor {other} only: add that, or leave "
+                    "it out."
+                )
+    with known[name].open(device, given) as place:
+        yield place

@@ -1,10 +1,11 @@
-"""Where runs execute: one module per executor."""
+"""What an executor is, and what all of them have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from harness.method import Epoch
@@ -70,3 +71,42 @@ class Place:
     devices: tuple[str, ...]
     about: str
     run_all: RunAll
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option that an executor adds to the command line.
+
+    Attributes:
+        name: ``--slurm-partition``; given on as ``slurm_partition``, ``None`` where it is not there.
+        kind: of its value.
+        help: one sentence.
+    """
+
+    name: str
+    kind: type[str] | type[int] | type[float]
+    help: str
+
+    @property
+    def key(self) -> str:
+        """The name that its value is given on under."""
+        return self.name.lstrip("-").replace("-", "_")
+
+
+@dataclass(frozen=True)
+class Executor:
+    """What an entry point of the group ``ulsad_bench.executors`` names: a way to execute runs.
+
+    Its module is loaded for the help text of `bench run`; whatever is heavy or need not be installed is
+    imported when it opens.
+
+    Attributes:
+        about: what executes the runs, in a few words.
+        options: that it alone has.
+        open: given the device as typed and its options by key, makes it ready for a ``with`` block; a
+            :class:`harness.UserError` says what is missing.
+    """
+
+    about: str
+    options: tuple[Option, ...]
+    open: Callable[[str, Mapping[str, Any]], AbstractContextManager[Place]]

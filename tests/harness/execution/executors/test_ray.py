@@ -18,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import click
 import numpy as np
 import pytest
 import yaml
@@ -26,7 +27,7 @@ from safetensors.numpy import load_file
 from harness.cli.main import run
 from harness.common.errors import UserError
 from harness.common.places import Places
-from harness.execution.executors.choose import executor
+from harness.execution.executors.choose import opened
 from harness.execution.executors.protocol import AGAIN
 from harness.execution.executors.ray_transfer import pack, package, unpack
 from harness.planning.plan import Options, Plan, make_plan
@@ -97,13 +98,14 @@ def test_what_is_for_ray_only_is_not_passed_over(place: Path, words: tuple[str, 
     with inside(place):
         said = bench(*WORDS, *words)
     assert said.exit_code == 2
-    assert said.output == f"Error: {' '.join(words)} is for Ray only: add --executor ray, or leave it out.\n"
+    sentence = f"Error: {' '.join(words)} is for --executor ray only: add that, or leave it out.\n"
+    assert said.output == sentence
 
 
 @with_ray
 def test_ray_chooses_the_gpu_itself() -> None:
     message = "--device cuda:1: Ray chooses the GPU of each run, so that there are auto, cpu, cuda."
-    with pytest.raises(UserError, match=message), executor("ray", "cuda:1", None, None):
+    with pytest.raises(UserError, match=message), opened("ray", "cuda:1", {}):
         pass
 
 
@@ -113,7 +115,10 @@ def test_no_cluster_at_an_address_is_said_at_once() -> None:
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
     message = f"There is no Ray cluster to join at '{address}' (.*): start one by `ray start --head`"
-    with pytest.raises(UserError, match=message), executor("ray", "auto", address, None):
+    with (
+        pytest.raises(UserError, match=message),
+        opened("ray", "auto", {"address": address, "per_run": None}),
+    ):
         pass
 
 
@@ -122,7 +127,10 @@ def test_rays_client_is_not_supported_and_that_is_said_at_once() -> None:
     message = (
         "--address ray://head:10001: a driver outside the cluster .* is not supported: run this on a mach"
     )
-    with pytest.raises(UserError, match=message), executor("ray", "auto", "ray://head:10001", None):
+    with (
+        pytest.raises(UserError, match=message),
+        opened("ray", "auto", {"address": "ray://head:10001", "per_run": None}),
+    ):
         pass
 
 
@@ -236,7 +244,7 @@ def test_the_slurm_script_is_one() -> None:
 def test_commands_in_the_docs_have_options_that_there_are(name: str) -> None:
     text = (DOCS.parent / name).read_text().replace("\\\n", " ")
     used = {o for line in re.findall(r"bench run .*", text) for o in re.findall(r"--[a-z-]+", line)}
-    known = {option for parameter in run.params for option in parameter.opts}
+    known = {option for parameter in run.get_params(click.Context(run)) for option in parameter.opts}
     assert used <= known
     assert name == "cluster/cluster.yaml" or "--executor" in used
 
