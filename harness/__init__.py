@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.common.errors import UserError
+    from harness.execution.workflow import Results, run
     from harness.method import (
         Asset,
         Backbone,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         Setup,
         TrainingData,
     )
+    from harness.planning.options import RunOptions
     from harness.spec.protocols import Protocol
     from harness.spec.record import RunRecord
     from harness.spec.run import RunSpec
@@ -32,6 +34,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "UserError": "harness.common.errors",
+    "Results": "harness.execution.workflow",
+    "RunOptions": "harness.planning.options",
+    "run": "harness.execution.workflow",
     "Asset": "harness.method",
     "Backbone": "harness.method",
     "Citation": "harness.method",
@@ -60,6 +65,8 @@ __all__ = [
     "Needs",
     "Prediction",
     "Protocol",
+    "Results",
+    "RunOptions",
     "RunRecord",
     "RunSpec",
     "Setup",
@@ -67,6 +74,7 @@ __all__ = [
     "TrainingData",
     "UserError",
     "__version__",
+    "run",
 ]
 
 

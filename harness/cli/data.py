@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.options import RUN_OPTIONS, Finite, chosen_suite, names, sentences, with_options
+from harness.cli.options import RUN_OPTIONS, Finite, names, run_options, sentences, with_options
 from harness.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -178,15 +178,13 @@ def prepare(offline: bool, debug: bool, **given: Any) -> None:
     with sentences(debug):
         from rich.console import Console
 
-        from harness.common.files import cache_dir
-        from harness.common.places import Places
         from harness.execution.progress import download_bar
         from harness.registry.prepare import prepare as items
 
-        places, bar = Places(cache_dir(), given["data_root"]), partial(download_bar, Console())
-        pretrained = given["backbone_weights"] == "pretrained"
+        asked, bar = run_options(given), partial(download_bar, Console())
+        pretrained = asked.backbone_weights == "pretrained"
         missing = 0
-        for item in items(chosen_suite(given), places, bar, offline, pretrained):
+        for item in items(asked.chosen_suite(), asked.places, bar, offline, pretrained):
             click.echo(f"{item.state:8} {item.what}: {item.note}")
             missing += item.state == "missing"
         click.echo(f"{missing} missing." if missing else "Everything is there.")

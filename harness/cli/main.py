@@ -7,7 +7,6 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,21 +25,20 @@ from harness.cli.options import (
     RUN_OPTIONS,
     Finite,
     RunCommand,
-    chosen_suite,
     packing,
+    run_options,
     sentences,
     with_options,
 )
 from harness.cli.rescore import rescore
 from harness.cli.results import merge, results_, verify
 from harness.cli.suites import list_suites
-from harness.common.errors import Terminated, UserError, terminable
+from harness.common.errors import Terminated, terminable
 
 if TYPE_CHECKING:
-    from harness.planning.forecast import Forecast
-    from harness.planning.packing import Pack
-    from harness.planning.plan import Options, Plan
-    from harness.spec.suite import Suite
+    from rich.console import Console
+
+    from harness.planning.options import RunOptions
 
 # Where `bench efficiency` leaves records whose scores mean nothing, apart from all others.
 COSTS = Path("efficiency")
@@ -75,7 +73,6 @@ def main() -> None:
 @click.option("--timeout", type=Finite(min=0, min_open=True), help="Seconds after which a run is ended.")
 @click.option(
     "--pack",
-    "wanted",
     callback=packing,
     metavar="N|auto",
     default="1",
@@ -91,52 +88,29 @@ def main() -> None:
     help="Its folder.",
 )
 @click.option("--quiet", is_flag=True, help="Say only what failed.")
-def run(
-    timeout: float | None,
-    wanted: Pack,
-    report: bool,
-    report_to: Path,
-    quiet: bool,
-    debug: bool,
-    **given: Any,
-) -> None:
+def run(report: bool, report_to: Path, debug: bool, **given: Any) -> None:
     """Run methods on datasets, then write the leaderboard. Alone: the demo.
 
     Finished runs are kept, so that the same command goes on where it was stopped.
     """
     with sentences(debug), _stoppable():
-        from rich.console import Console
+        from harness.cli.command_line import command_line
 
-        from harness.execution.executors.choose import opened
+        to = report_to if report else None
+        _run(run_options(given, report_to=to, command=command_line(sys.argv[1:])))
 
-        executor_name = given.get("executor_name") or "local"
-        if executor_name != "local" and wanted != 1:
-            raise UserError(
-                f"--pack {wanted} is for --executor local: give Ray --per-run 0.5 for two on each."
-            )
-        console = Console(highlight=False)
-        with opened(executor_name, given["device"], given) as place:
-            suite, options, plan, forecast = _plan(given | {"devices": place.devices})
-            from harness.cli.command_line import command_line
-            from harness.execution.pipeline import run_plan
-            from harness.planning.order import in_order
-            from harness.planning.packing import pack
 
-            plan, devices = pack(plan, forecast, place.devices, wanted)
-            plan = in_order(plan, forecast, len(devices))
-            if not quiet:
-                console.print(_head(suite, place.about, plan), markup=False)
-            where = options.places.results, devices
-            command = command_line(sys.argv[1:])
-            records = run_plan(plan, *where, timeout, quiet, console, place.run_all, forecast, command)
-        failures = [record for record in records if record.outcome != "ok"]
-        if report:
-            _report(options.places.results, report_to, console, quiet)
-        if failures:
-            click.echo(
-                f"{len(failures)} of {len(records)} runs failed; their records hold the traceback.", err=True
-            )
-            sys.exit(1)
+def _run(asked: RunOptions) -> None:
+    """Does the runs; where some failed, says how many and exits with 1."""
+    from harness.execution.workflow import run as run_all
+
+    found = run_all(asked)
+    if found.failed:
+        click.echo(
+            f"{len(found.failed)} of {len(found.new)} runs failed; their records hold the traceback.",
+            err=True,
+        )
+        sys.exit(1)
 
 
 @main.command()
@@ -159,27 +133,21 @@ def efficiency(context: click.Context, /, report_to: Path, quiet: bool, debug: b
     given["suite"] = given["suite"] or "efficiency"
     if context.get_parameter_source("results") is ParameterSource.DEFAULT:
         given["results"] = COSTS
-    options = {
-        "timeout": None,
-        "wanted": 1,
-        "report": False,
-        "report_to": report_to,
-        "quiet": quiet,
-        "debug": debug,
-    }
     code = 0
     try:
-        context.invoke(run, **options, **given)
+        with sentences(debug), _stoppable():
+            from harness.cli.command_line import command_line
+
+            _run(run_options(given, report_to=None, quiet=quiet, command=command_line(sys.argv[1:])))
     except SystemExit as ended:
         # Some runs failed: what the others cost is shown all the same.
         if ended.code != 1:
             raise
         code = 1
     with sentences(debug):
-        from rich.console import Console
+        from harness.execution.workflow import write_report
 
-        console = Console(highlight=False)
-        _report(given["results"], report_to, console, quiet, wanted="efficiency", only_tables=True)
+        write_report(given["results"], report_to, _console(quiet), wanted="efficiency", only_tables=True)
     sys.exit(code)
 
 
@@ -188,24 +156,31 @@ def efficiency(context: click.Context, /, report_to: Path, quiet: bool, debug: b
 def plan(debug: bool, **given: Any) -> None:
     """Print what `bench run` with the same options would do."""
     with sentences(debug):
+        import logging
+
         from rich.console import Console
 
-        from harness.common.files import cache_dir
         from harness.data.unscored import said
+        from harness.execution.devices import find_devices
+        from harness.execution.workflow import headline
         from harness.planning.cost_estimate import expected_time
         from harness.planning.order import in_order
+        from harness.planning.plan import plan_of
 
-        console = Console(highlight=False)
+        logging.getLogger("timm").setLevel(logging.ERROR)
+        console, asked = Console(highlight=False), run_options(given)
+        suite = asked.chosen_suite()
         # First, for it needs no data, and planning does.
-        for line in said(chosen_suite(given), given["data_root"], cache_dir()):
+        for line in said(suite, asked.places.data_root, asked.places.cache):
             console.print(line, markup=False, soft_wrap=True)
-        suite, options, plan, forecast = _plan(given)
-        plan = in_order(plan, forecast, len(options.devices))
-        console.print(_head(suite, ", ".join(options.devices), plan), markup=False)
+        devices = find_devices(asked.device)
+        plan, forecast = plan_of(suite, asked, devices)
+        plan = in_order(plan, forecast, len(devices))
+        console.print(headline(suite, ", ".join(devices), plan), markup=False)
         for task in plan.tasks:
             state = "done " if task.key in plan.done else "parts" if task.made_from else "to do"
             console.print(f"  {state}  {task.spec.label()}", markup=False)
-        console.print(expected_time(plan, forecast, len(options.devices)), markup=False)
+        console.print(expected_time(plan, forecast, len(devices)), markup=False)
 
 
 @main.command()
@@ -258,9 +233,15 @@ def plan(debug: bool, **given: Any) -> None:
 def report(results: Path, output: Path, debug: bool, **given: Any) -> None:
     """Write leaderboard.csv, index.html and LaTeX tables, or other formats, from the records."""
     with sentences(debug):
-        from rich.console import Console
+        from harness.execution.workflow import write_report
 
-        _report(results, output, Console(highlight=False), quiet=False, **given)
+        write_report(results, output, _console(quiet=False), **given)
+
+
+def _console(quiet: bool) -> Console | None:
+    from rich.console import Console
+
+    return None if quiet else Console(highlight=False)
 
 
 @main.group("list")
@@ -289,68 +270,3 @@ for command in (
     *(baseline, check, history, test_method, doctor, init, threshold, predict, export),
 ):
     main.add_command(command)
-
-
-def _plan(given: dict[str, Any]) -> tuple[Suite, Options, Plan, Forecast]:
-    """Turns options into a plan, and what earlier records say; nothing given means the suite's own value."""
-    import logging
-
-    from harness.common.files import cache_dir
-    from harness.common.places import Places
-    from harness.execution.devices import find_devices
-    from harness.planning.forecast import Forecast
-    from harness.planning.plan import Options, make_plan
-    from harness.results.sequence import highest
-    from harness.results.store import Folder, recent_records
-
-    logging.getLogger("timm").setLevel(logging.ERROR)
-    keep = frozenset(given["keep"] or ())
-    if stray := sorted(keep - {"maps", "weights", "parts"}):
-        raise UserError(f"--keep {stray[0]}: there are maps, weights and parts to keep.")
-    suite = chosen_suite(given)
-    keep = keep | set(suite.keep)
-    options = Options(
-        devices=given.get("devices") or find_devices(given["device"]),
-        places=Places(cache_dir(), given["data_root"], given["results"]),
-        overwrite=given["overwrite"],
-        limit_train=given["limit_train"],
-        backbone_weights=given["backbone_weights"],
-        keep=keep,
-        checkpoint_every=given["checkpoint_every"],
-        measure=given["measure"],
-    )
-    folder = Folder(options.places.results)
-    plan = make_plan(suite, options, folder)
-    if "parts" in (given["keep"] or ()) and not any("parts" in task.keep for task in plan.tasks):
-        raise UserError("--keep parts: no method of this run has post-processing of its own.")
-    if given["backbone"] and not any("backbone" in task.identity.config for task in plan.tasks):
-        raise UserError(f"No method of this run has a backbone to set to '{given['backbone']}'.")
-    recent = recent_records(folder)
-    plan = replace(plan, highest=highest(folder, recent))
-    return suite, options, plan, Forecast(recent)
-
-
-def _head(suite: Suite, where: str, plan: Plan) -> str:
-    return f"{suite.title}: {_counts(plan)}, at {suite.image_size} px on {where}."
-
-
-def _counts(plan: Plan) -> str:
-    damaged = f", {len(plan.damaged)} damaged records" if plan.damaged else ""
-    return f"{len(plan.tasks)} runs, {len(plan.done)} done, {len(plan.todo)} to do{damaged}"
-
-
-def _report(results: Path, output: Path, console: Any, quiet: bool, **given: Any) -> None:
-    """Writes the report through the entry point of ``reports``, which the harness does not know by name."""
-    from importlib.metadata import entry_points
-
-    from harness.data.unscored import official_counts
-    from harness.registry.methods import stated_versions
-
-    writers = entry_points(group="ulsad_bench.reports", name="default")
-    if not writers:
-        raise UserError("The report writer is not installed: reinstall ulsad-bench.")
-    known = {"versions": stated_versions(), "test_images": official_counts()}
-    lines = next(iter(writers)).load()(results, output, **known, **given)
-    if not quiet:
-        for line in lines:
-            console.print(line, markup=False) if isinstance(line, str) else console.print(line)

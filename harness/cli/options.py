@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +16,7 @@ import click
 from harness.common.errors import UserError
 
 if TYPE_CHECKING:
-    from harness.spec.suite import Suite
+    from harness.planning.options import RunOptions
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -216,16 +217,17 @@ def sentences(debug: bool) -> Iterator[None]:
         sys.exit(2)
 
 
-def chosen_suite(given: dict[str, Any]) -> Suite:
-    """Returns the suite that options ask for; an option that is not given means the suite's own value."""
-    from harness.planning.suites import load_suite, override
-    from harness.spec.suite import Suite
+def run_options(given: dict[str, Any], **more: Any) -> RunOptions:
+    """Returns the value of the options that click has read; what remains are those of executors.
 
-    own = {name: given[name] for name in ("methods", "datasets", "categories", "seeds", "protocols")}
-    own |= {name: given[name] for name in ("image_size", "backbone", "evaluate", "contamination")}
-    chosen = {name: value for name, value in own.items() if value is not None}
-    base = load_suite(given["suite"] or "demo")
-    if given["suite"] is None and "datasets" in chosen:
-        # A run of one's own, at the papers' values: nothing of the demo's cut trainings and small images.
-        base = Suite(title="Runs", methods=base.methods, datasets=chosen["datasets"])
-    return override(base, chosen, given["assignments"])
+    Raises:
+        UserError: an option has a value that it cannot have.
+    """
+    from harness.planning.options import RunOptions
+
+    own = {one.name for one in fields(RunOptions)}
+    known = {name: value for name, value in given.items() if name in own}
+    known["keep"] = given["keep"] or ()
+    theirs = {name: value for name, value in given.items() if name not in own}
+    executor = theirs.pop("executor_name", None) or "local"
+    return RunOptions(executor=executor, executor_options=theirs, **known, **more)

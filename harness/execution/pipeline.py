@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -29,33 +30,41 @@ from harness.results.store import prepare, write_record
 from harness.spec.record import RunRecord
 
 
-def run_plan(
-    plan: Plan,
-    results: Path,
-    devices: Sequence[str],
-    timeout: float | None,
-    quiet: bool,
-    console: Console,
-    executor: RunAll = run_all,
-    forecast: Forecast | None = None,
-    command: str = "",
-) -> list[RunRecord]:
+@dataclass(frozen=True)
+class Session:
+    """Where the runs of a plan are executed, and who is told of it.
+
+    Attributes:
+        results: the results folder.
+        devices: where runs are executed, one at a time on each.
+        console: where to write.
+        quiet: whether to say nothing but failures.
+        timeout: seconds after which a run is ended.
+        run_all: what executes them.
+        forecast: predicts the time that is left.
+    """
+
+    results: Path
+    devices: Sequence[str]
+    console: Console
+    quiet: bool = False
+    timeout: float | None = None
+    run_all: RunAll = run_all
+    forecast: Forecast = field(default_factory=Forecast)
+
+
+def run_plan(plan: Plan, session: Session, command: str = "") -> list[RunRecord]:
     """Executes what a plan has to do, in its order, and returns the new records, each already on disk.
 
     Args:
         plan: what to do.
-        results: the results folder.
-        devices: where runs are executed, one at a time on each.
-        timeout: seconds after which a run is ended.
-        quiet: whether to say nothing but failures.
-        console: where to write.
-        executor: what executes them.
-        forecast: predicts the time that is left.
+        session: where, and who is told.
         command: the command line, for the records.
 
     Raises:
         UserError: the results folder or the images are not fit for the runs; none has been started.
     """
+    results, devices, console, quiet = session.results, session.devices, session.console, session.quiet
     prepare(results)
     sweep(results)
     raise_to(results, plan.highest)
@@ -66,13 +75,13 @@ def run_plan(
     records: list[RunRecord] = []
     trained = [task for task in plan.todo if task.made_from is None]
     claims = Claims(trained, plan.planned_on)
-    time_left = TimeLeft(forecast or Forecast(), {task.key: work_of(task) for task in trained}, len(devices))
+    time_left = TimeLeft(session.forecast, {task.key: work_of(task) for task in trained}, len(devices))
     with (
         closing(claims),
         _watched(results) as check_folder,
         Display(console, len(plan.todo), quiet, time_left, len(devices)) as display,
         # Closed at once where a record cannot be written: its workers need not go on.
-        closing(executor(claims, devices, timeout, display.started, display.epoch)) as done,
+        closing(session.run_all(claims, devices, session.timeout, display.started, display.epoch)) as done,
     ):
 
         def take_over() -> None:

@@ -7,22 +7,22 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from harness.common.errors import UserError
+from harness.planning.options import Pack
 from harness.planning.order import work_of
 
 if TYPE_CHECKING:
     from harness.planning.forecast import Forecast
-    from harness.planning.plan import Plan
-
+    from harness.planning.options import Pack
+from harness.planning.plan import Plan
 
 # At most so many runs on one device by themselves: more of them share its arithmetic, not its memory.
 MOST = 4
 # What a run needs beyond what was measured of it: the allocator's gaps as a share, and the bytes of a CUDA
 # context with its libraries.
 _GAPS, _CONTEXT = 1.25, 0.75e9
-Pack = int | Literal["auto"]
 
 
 def pack(

@@ -15,6 +15,8 @@ from harness.data.category import Category, open_category
 from harness.data.image_roles import sizes
 from harness.data.samples import category_names
 from harness.metrics.exact import METRICS_VERSIONS
+from harness.planning.forecast import Forecast
+from harness.planning.options import Overwrite, RunOptions
 from harness.planning.task import EVERY as CHECKPOINT_EVERY
 from harness.planning.task import RunTask
 from harness.registry.assets import FoundAsset, find_asset
@@ -23,12 +25,11 @@ from harness.registry.methods import source_hash
 from harness.registry.names import MethodName
 from harness.registry.weights import Weights, check_strides, find_weights
 from harness.results.outcome_index import Ended, Seen
-from harness.results.store import Folder, State
+from harness.results.sequence import highest
+from harness.results.store import Folder, State, recent_records
 from harness.spec.protocols import PROTOCOLS
 from harness.spec.run import Identity, RunSpec, Scalar, run_key, run_keys
 from harness.spec.suite import Suite
-
-Overwrite = Literal["never", "failed", "stale", "always"]
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,37 @@ def make_plan(suite: Suite, options: Options, folder: Folder | None = None) -> P
                     tasks += [task, *_grid(suite, task, chosen)]
     unique = tuple({task.key: task for task in tasks}.values())
     return _plan(unique, options, folder or Folder(options.places.results))
+
+
+def plan_of(suite: Suite, asked: RunOptions, devices: tuple[str, ...]) -> tuple[Plan, Forecast]:
+    """Plans what is asked for, and reads what earlier records say of its costs.
+
+    Args:
+        suite: the one that is asked for.
+        asked: where and how.
+        devices: where runs are executed, one at a time on each.
+
+    Raises:
+        UserError: anything is wrong that would stop a run; nothing has been started.
+    """
+    options = Options(
+        devices=devices,
+        places=asked.places,
+        overwrite=asked.overwrite,
+        limit_train=asked.limit_train,
+        backbone_weights=asked.backbone_weights,
+        keep=frozenset(asked.keep) | set(suite.keep),
+        checkpoint_every=asked.checkpoint_every,
+        measure=asked.measure,
+    )
+    folder = Folder(asked.places.results)
+    plan = make_plan(suite, options, folder)
+    if "parts" in asked.keep and not any("parts" in task.keep for task in plan.tasks):
+        raise UserError("--keep parts: no method of this run has post-processing of its own.")
+    if asked.backbone and not any("backbone" in task.identity.config for task in plan.tasks):
+        raise UserError(f"No method of this run has a backbone to set to '{asked.backbone}'.")
+    recent = recent_records(folder)
+    return replace(plan, highest=highest(folder, recent)), Forecast(recent)
 
 
 def _check_parts(suite: Suite, configured: Sequence[Configured], options: Options) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from harness.common.errors import UserError
 from harness.common.places import Places
-from harness.execution.pipeline import run_plan
+from harness.execution.pipeline import Session, run_plan
 from harness.execution.postprocessing import record_from_parts
 from harness.execution.run import execute
 from harness.planning.plan import Options, Plan, make_plan
@@ -137,7 +137,7 @@ def test_a_suite_with_a_grid_leaves_every_record(place: Path) -> None:
     from rich.console import Console
 
     plan = planned(place, "results", grid={"ulsad": {"alpha": [0.5, 0.6]}})
-    records = run_plan(plan, place / "results", ("cpu",), None, True, Console(quiet=True))
+    records = run_plan(plan, Session(place / "results", ("cpu",), Console(quiet=True), quiet=True))
     assert [record.outcome for record in records] == ["ok"] * 3
     kept = [read_record(task.record_path) for task in plan.tasks]
     assert [r.made_from for r in kept if isinstance(r, RunRecord)] == ["", *[plan.tasks[0].key] * 2]

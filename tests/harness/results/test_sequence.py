@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from harness.common.places import Places
-from harness.execution.pipeline import run_plan
+from harness.execution.pipeline import Session, run_plan
 from harness.execution.record import Result, make_record
 from harness.planning.plan import Options, Plan, make_plan
 from harness.results import sequence
@@ -57,7 +57,7 @@ def run(place: Path, score: float, clock: timedelta = timedelta()) -> str:
     with pytest.MonkeyPatch.context() as patch:
         now = time.time_ns
         patch.setattr(time, "time_ns", lambda: now() + int(clock.total_seconds() * 1e9))
-        run_plan(plan(place), place / "results", ("cpu",), None, False, Console(file=said), executor)  # type: ignore[arg-type]
+        run_plan(plan(place), Session(place / "results", ("cpu",), Console(file=said), run_all=executor))  # type: ignore[arg-type]
     return " ".join(said.getvalue().split())
 
 

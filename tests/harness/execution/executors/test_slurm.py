@@ -1,4 +1,4 @@
-"""Runs as jobs, by submitit's own executors for one machine: no SLURM, but its files, processes and signals."""
+"""Runs as jobs, by submitit's executors for one machine: no SLURM, but its files and signals."""
 
 from __future__ import annotations
 
