@@ -47,6 +47,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "onnx": (("onnx", "onnxruntime", "onnxscript"), "`bench export` to ONNX does not work"),
     "figures": (("matplotlib",), "`bench report --figures` does not work"),
     "ray": (("ray",), "`bench run --executor ray` does not work"),
+    "slurm": (("submitit",), "`bench run --executor slurm` does not work"),
 }
 # What each is called, what is missing without it, and what to do.
 _PROGRAMS = {
@@ -322,7 +323,7 @@ def _disk(results: Path) -> Iterator[Finding]:
             yield Finding("disk", name, state, text, f"Make room, or name another folder by {elsewhere}.")
         else:
             yield Finding("disk", name, "ok", text)
-    from harness.data.image_cache import cache_entries
+    from harness.common.cache import cache_entries
 
     entries = cache_entries(cache_dir())
     size = sum(entry.bytes for entry in entries)

@@ -147,23 +147,27 @@ def _accept(card: Card, accepted: bool) -> None:
 @click.group(invoke_without_command=True)
 @click.pass_context
 def cache(context: click.Context) -> None:
-    """Show the cache; `bench cache clear` empties it of what can be made again."""
+    """Show what the cache holds; `bench cache clear` empties it of what can be made again."""
     if context.invoked_subcommand is None:
+        from harness.common.cache import cache_entries
         from harness.common.files import cache_dir
-        from harness.data.image_cache import cache_entries
 
         entries = cache_entries(cache_dir())
         size = sum(entry.bytes for entry in entries)
         click.echo(f"{cache_dir()}: {len(entries)} entries, {size / 1e6:.1f} MB")
+        for kind in dict.fromkeys(entry.kind for entry in entries):
+            own = [entry.bytes for entry in entries if entry.kind == kind]
+            click.echo(f"  {kind}: {len(own)}, {sum(own) / 1e6:.1f} MB")
 
 
 @cache.command()
-def clear() -> None:
-    """Remove decoded images, the demo and copies of records, made again when needed; downloads stay."""
+@click.option("--downloads", is_flag=True, help="Remove downloaded weights and assets too.")
+def clear(downloads: bool) -> None:
+    """Remove all that is made again when needed: decoded images, hashes, the demo, copies of records."""
+    from harness.common.cache import clear_cache
     from harness.common.files import cache_dir
-    from harness.data.image_cache import clear_cache
 
-    count, size = clear_cache(cache_dir())
+    count, size = clear_cache(cache_dir(), downloads)
     click.echo(f"Removed {count} entries, {size / 1e6:.1f} MB.")
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from harness.common.defaults import CHECKPOINT_EVERY, MEASURING_SHARE
 from harness.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -145,14 +146,15 @@ RUN_OPTIONS = (
     click.option(
         "--checkpoint-every",
         type=Finite(min=0),
-        default=120.0,
+        default=CHECKPOINT_EVERY,
         show_default=True,
         help="Seconds between two checkpoints of a training at least; 0 for every epoch.",
     ),
     click.option(
         "--measure",
         type=Finite(min=0),
-        help="Seconds for measuring speed and memory of each run; 0 for none.  [default: 1.5 % of its time]",
+        help="Seconds for measuring speed and memory of each run; 0 for none.  "
+        f"[default: {100 * MEASURING_SHARE:g} % of its time]",
     ),
     click.option("--keep", callback=names, help="Leave beside the records: maps, weights, parts."),
     click.option("--debug", is_flag=True, help="Show tracebacks."),

@@ -1,14 +1,39 @@
-"""Names that others chose, and messages of failures, made harmless where a check shows them."""
+"""Text that others chose, made harmless where people and other programs read it."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
+# What makes a spreadsheet take a cell for a formula, at full width too.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+# Joiners and tags belong to emoji and to scripts; the other format characters only deceive.
+_JOINERS = {"\u200c", "\u200d", *map(chr, range(0xE0020, 0xE0080))}
+_SPACES = {"\t", "\n", "\r"}
 # A line of a workflow's log that starts with the first, or holds the second, is a command to GitHub's runner.
 _COMMANDS = re.compile(r"(?<=:):|(?<=#)#(?=\[)")
 # Everything else could open markup, a link, HTML or a table's column in GitHub's Markdown.
 _PLAIN_IN_MARKDOWN = re.compile(r"[^\w\s/.,=()+%·→−-]")
+
+
+def code(character: str) -> str:
+    """Returns ``U+202E``: a character by its number."""
+    return f"U+{ord(character):04X}"
+
+
+def visible(text: str) -> str:
+    """Returns text in which what cannot be seen, or turns the text around, is named by its number."""
+    # What is printable throughout, as nearly all names and lines are, has nothing to name.
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(code(c) if _unseen(c) and c not in _SPACES else c for c in text)
+
+
+def cell(text: str) -> str:
+    """Returns text that no spreadsheet reads as a formula: an apostrophe goes before what may start one."""
+    # Not every version of Python's writer quotes a lone carriage return, which ends a row for readers.
+    shown = visible(text).replace("\r", code("\r"))
+    return f"'{shown}" if text.startswith(FORMULA) else shown
 
 
 def plain(text: object) -> str:
@@ -34,38 +59,5 @@ def _percent(text: str) -> str:
 
 def _unseen(character: str) -> bool:
     # Cn: XML refuses U+FFFE and U+FFFF, and nobody can read what is not assigned.
-    return unicodedata.category(character) in {"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"}
-
-
-# Joiners and tags belong to emoji and to scripts; the other format characters only deceive.
-_KEPT = {"\t", "\n", "\r", "\u200c", "\u200d", *map(chr, range(0xE0020, 0xE0080))}
-
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-
-
-def code(character: str) -> str:
-    """Returns ``U+202E``: a character by its number."""
-    return f"U+{ord(character):04X}"
-
-
-def visible(text: str) -> str:
-    """Returns text in which what cannot be seen, or turns the text around, is named by its number."""
-    # What is printable throughout, as nearly all names and lines are, has nothing to name.
-    return (
-        text
-        if text.replace("\n", "").isprintable()
-        else "".join(code(c) if _deceptive(c) else c for c in text)
-    )
-
-
-def cell(text: str) -> str:
-    """Returns text that no spreadsheet reads as a formula: an apostrophe goes before what may start one."""
-    # Not every version of Python's writer quotes a lone carriage return, which ends a row for readers.
-    shown = visible(text).replace("\r", code("\r"))
-    return f"'{shown}" if text.startswith(_FORMULA) else shown
-
-
-def _deceptive(character: str) -> bool:
-    kind = unicodedata.category(character)
-    return character not in _KEPT and kind in {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    unreadable = unicodedata.category(character) in {"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"}
+    return unreadable and character not in _JOINERS

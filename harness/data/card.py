@@ -15,7 +15,6 @@ from harness.common.toml import read_toml
 NORMAL = "normal"
 # What else stands where records name the kinds of anomalies.
 _RESERVED = {"all", "mean", "kinds_mean", "train", "validation", "test", "moved", "unscored"}
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 CSV_COLUMNS = frozenset({"object", "split", "label", "image", "mask"})
 Count = Annotated[int, Field(ge=0)]
 

@@ -14,17 +14,17 @@ import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 import PIL
 
 from harness.common.errors import UserError
-from harness.common.files import remove, remove_leftovers, temporary_name
+from harness.common.files import remove_leftovers, temporary_name
 from harness.common.parallel import in_threads
 from harness.data.decoding import Pixels, read_resized, resized_masks
-from harness.data.file_hashes import _HASHES, content_hashes
+from harness.data.file_hashes import content_hashes
 from harness.spec.protocols import Crop, ImageFit
 
 FORMAT = 1
@@ -119,30 +119,3 @@ def _mapped(path: Path) -> Pixels:
 
 def _checksum(array: Pixels) -> str:
     return f"{zlib.crc32(array.data):08x}"
-
-
-class CacheEntry(NamedTuple):
-    """One thing in the cache: a decoded array, the memo of hashes, or the demo's images."""
-
-    path: Path
-    bytes: int
-
-
-def cache_entries(cache: Path) -> list[CacheEntry]:
-    """Returns what this module, the demo and reports keep in the cache, and how large each is."""
-    own = [*(cache / _ARRAYS).glob("*"), *cache.glob(f"{_HASHES}*")]
-    paths = [*own, *cache.glob("demo-*"), *cache.glob("records-*.cache")]
-    return [CacheEntry(path, _bytes(path)) for path in sorted(paths)]
-
-
-def _bytes(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
-
-
-def clear_cache(cache: Path) -> tuple[int, int]:
-    """Removes everything that :func:`cache_entries` lists; returns how many entries and bytes."""
-    entries = cache_entries(cache)
-    for entry in entries:
-        remove(entry.path)
-    return len(entries), sum(entry.bytes for entry in entries)

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.common.defaults import IMAGE_SUFFIXES
 from harness.common.errors import UserError, nearest
-from harness.data.card import CSV_COLUMNS, IMAGE_SUFFIXES, NORMAL, Card, Layout, dataset_root, inside
+from harness.data.card import CSV_COLUMNS, NORMAL, Card, Layout, dataset_root, inside
 
 
 @dataclass(frozen=True)

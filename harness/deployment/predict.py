@@ -13,21 +13,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from harness.common.defaults import IMAGE_SUFFIXES
 from harness.common.errors import UserError
 from harness.common.files import write_atomically
 from harness.common.parallel import in_threads
+from harness.common.text import FORMULA
 from harness.data.batches import BATCH, ahead, as_batch
 from harness.data.decoding import Pixels, read_resized, read_rgb
 from harness.method import Method
 from harness.spec.protocols import CROPPED, PROTOCOLS, Crop
 from harness.spec.record import RunRecord
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 # Share of the colours in an overlay where a map is high.
 _STRONGEST = 0.6
 _IS = {1: "is", 2: "are"}
-# Names that a spreadsheet reads as a formula.
-_FORMULA = ("=", "+", "-", "@")
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,9 @@ def image_files(place: Path) -> list[Path]:
         return [place]
     if not place.is_dir():
         raise UserError(f"There is no folder {place}: give one with images, or an image.")
-    found = sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    found = sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     if not found:
-        raise UserError(f"There is no image in {place}: {', '.join(sorted(SUFFIXES))} are read.")
+        raise UserError(f"There is no image in {place}: {', '.join(sorted(IMAGE_SUFFIXES))} are read.")
     return found
 
 
@@ -169,7 +168,7 @@ def to_csv(found: Sequence[Found], threshold: float) -> bytes:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["file", "score", "threshold", "verdict"])
     for one in found:
-        name = f"./{one.name}" if one.name.startswith(_FORMULA) else one.name
+        name = f"./{one.name}" if one.name.startswith(FORMULA) else one.name
         score = "" if one.score is None else f"{one.score:.7g}"
         writer.writerow([name, score, f"{threshold:.7g}", one.verdict(threshold)])
     return out.getvalue().encode(errors="surrogateescape")

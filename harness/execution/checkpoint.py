@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from harness.common.defaults import CHECKPOINT_EVERY
 from harness.common.files import write_atomically
-from harness.planning.task import EVERY
 
 # Saving may take this share of the time.
 _SHARE = 0.02
@@ -62,7 +62,7 @@ class Checkpoint:
         environment: Mapping[str, Any],
         device: torch.device,
         gathered: Gathered,
-        every: float = EVERY,
+        every: float = CHECKPOINT_EVERY,
         asked: Callable[[], bool] = lambda: False,
     ) -> None:
         self._path, self._device, self._every = path, device, every

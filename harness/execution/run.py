@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from harness.common.defaults import MEASURING_SHARE
 from harness.common.errors import UserError
 from harness.data.card import load_card
 from harness.data.category import Category, open_category
@@ -29,7 +30,7 @@ from harness.execution.training import OnEpoch, Training, Watch
 from harness.metrics.evaluate import Metrics, Truth, evaluate, read_truth
 from harness.metrics.thresholds import operating_points
 from harness.planning.task import RunTask
-from harness.profiling.efficiency import LEAST, SHARE, Subject, assess, count_parameters
+from harness.profiling.efficiency import LEAST, Subject, assess, count_parameters
 from harness.profiling.environment import environment
 from harness.profiling.memory import PeakMemory
 from harness.profiling.timing import Stopwatch
@@ -252,7 +253,7 @@ def _efficiency(data: _Prepared, made: _Made, trained: _Trained) -> Efficiency |
     """Measured after everything that decides the scores."""
     budget = data.task.measure
     if budget is None:
-        budget = SHARE * sum(watch.seconds for watch in data.clock.values())
+        budget = MEASURING_SHARE * sum(watch.seconds for watch in data.clock.values())
     if budget < LEAST:
         return None
     method, fit = made.predictor.method, data.task.spec.fit

@@ -15,14 +15,15 @@ from functools import lru_cache
 from statistics import median
 from typing import Any, NamedTuple
 
+from harness.common.defaults import TRAINING_LENGTHS
 from harness.registry.names import parse_name
 from harness.results.store import order_of
 from harness.spec.protocols import PROTOCOLS
 from harness.spec.record import RunRecord
 from harness.spec.run import RunSpec
 
-# Hyper-parameters that say how long a training is.
-LENGTHS = ("epochs", "steps", "sub_epochs", "distill_steps", "batch_size", "width")
+# Hyper-parameters that say how much a training has to do.
+_WORK = (*TRAINING_LENGTHS, "batch_size", "width")
 # Of the records nearest to a run so many count.
 _NEAREST = 5
 # Of the records of one kind so many are kept.
@@ -196,7 +197,7 @@ def workload_of(spec: RunSpec, config: Mapping[str, Any], train: int, test: int)
         train: number of training images, 0 where not known.
         test: number of test images, 0 where not known.
     """
-    names = ("backbone", *LENGTHS)
+    names = ("backbone", *_WORK)
     settings = tuple((name, str(config[name])) for name in names if config.get(name) is not None)
     protocol = PROTOCOLS.get(spec.protocol)
     watches = protocol is not None and protocol.watches_test

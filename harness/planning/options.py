@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.common.defaults import CHECKPOINT_EVERY
 from harness.common.errors import UserError
 from harness.common.files import cache_dir
 from harness.common.places import Places
 from harness.planning.suites import load_suite, override
-from harness.planning.task import EVERY
 from harness.spec.run import Evaluate
 from harness.spec.suite import Suite
 
@@ -82,7 +82,7 @@ class RunOptions:
     data_root: Path | None = field(default_factory=_data_root)
     results: Path = Path("results")
     overwrite: Overwrite = "failed"
-    checkpoint_every: float = EVERY
+    checkpoint_every: float = CHECKPOINT_EVERY
     measure: float | None = None
     keep: Sequence[str] = ()
     executor: str = "local"

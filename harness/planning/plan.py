@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
+from harness.common.defaults import CHECKPOINT_EVERY
 from harness.common.errors import UserError, nearest
 from harness.common.places import Places
 from harness.data.card import Card, dataset_names, dataset_root, load_card
@@ -17,7 +18,6 @@ from harness.data.samples import category_names
 from harness.metrics.exact import METRICS_VERSIONS
 from harness.planning.forecast import Forecast
 from harness.planning.options import Overwrite, RunOptions
-from harness.planning.task import EVERY as CHECKPOINT_EVERY
 from harness.planning.task import RunTask
 from harness.registry.assets import FoundAsset, find_asset
 from harness.registry.configuration import Configured, check_needs, configure_methods, configured_as, text

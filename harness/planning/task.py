@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.common.defaults import CHECKPOINT_EVERY
 from harness.common.places import Places
 from harness.registry.weights import Weights
 from harness.results.store import record_path
 from harness.spec.run import Identity, RunSpec
-
-# Seconds between two checkpoints at least: what a crash costs at most, beside one epoch.
-EVERY = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ class RunTask:
     weights: Mapping[str, Weights]
     assets: Mapping[str, Path] = field(default_factory=dict)
     keep: frozenset[str] = frozenset()
-    checkpoint_every: float = EVERY
+    checkpoint_every: float = CHECKPOINT_EVERY
     measure: float | None = None
     suite: str = ""
     categories: tuple[str, ...] = ()

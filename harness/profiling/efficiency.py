@@ -24,8 +24,6 @@ from harness.profiling.timing import quantity, rate, repeat, synchronise
 from harness.spec.efficiency import Efficiency, Quantity
 
 SIZES = (1, 8, BATCH)
-# Without a budget measuring gets this share of the time that the run itself took.
-SHARE = 0.015
 # In less than so many seconds there is nothing but noise to see.
 LEAST = 0.05
 _LARGEST = 1024

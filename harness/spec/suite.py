@@ -25,7 +25,8 @@ class Suite(Frozen):
         backbone: backbone for every method that has one; empty for each method's own.
         evaluate: see :class:`RunSpec`.
         keep: artefacts to leave beside the records: ``maps``, ``weights``, ``parts``.
-        measure: seconds that measuring the efficiency of a run may take; without one, 2 % of the run's own.
+        measure: seconds that measuring the efficiency of a run may take; without one, a share of the
+            run's own, see docs/efficiency.md.
         set: ``{method: {parameter: value}}``.
         contamination: shares of anomalous images among the training images.
         grid: ``{method: {parameter: [values]}}`` of post-processing: every combination gets a record from the

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import psutil
 
+from harness.common.defaults import TRAINING_LENGTHS
 from harness.common.files import cache_dir
 from harness.common.places import Places
 from harness.execution.devices import find_device
@@ -71,7 +72,6 @@ _OWNERS: Mapping[str, str] = {
 }
 _FIRST = ("fit", "again", "seed", "leave")
 _SECOND = ("reload", "fresh", "gray", "size", "single", "interrupt")
-_LENGTHS = ("epochs", "steps", "max_epochs", "max_steps", "train_steps")
 _SHORT = 2
 # Seconds; one call of linear algebra, which cannot be interrupted, may take some.
 PROMPT = 10.0
@@ -149,7 +149,7 @@ def prepare(
     """
     parsed = parse_name(name)
     method = load_method(parsed.base)
-    lengths = {key: _SHORT for key in _LENGTHS if key in method.Config.model_fields}
+    lengths = {key: _SHORT for key in TRAINING_LENGTHS if key in method.Config.model_fields}
     given = {parsed.short(): {**lengths, **(settings or {})}}
     suite = Suite(title="", methods=[name], datasets=[], backbone=backbone, set=given)
     options = Options(

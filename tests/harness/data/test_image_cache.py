@@ -265,20 +265,6 @@ def test_unusable_cache(photos: list[Path], tmp_path: Path) -> None:
         images.load_images(photos, ImageFit(8, "opencv"), tmp_path / "file")
 
 
-def test_entries_and_clearing(photos: list[Path], tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    assert images.cache_entries(cache) == []
-    images.load_images(photos, ImageFit(8, "opencv"), cache)
-    (cache / "demo-1").mkdir()
-    (cache / "demo-1/a.png").write_bytes(b"12345")
-    (cache / "not-ours").touch()
-    entries = images.cache_entries(cache)
-    assert {entry.path.name for entry in entries} >= {"demo-1", "hashes.sqlite"}
-    assert images.clear_cache(cache) == (len(entries), sum(entry.bytes for entry in entries))
-    assert [path.name for path in cache.iterdir() if path.name != "images"] == ["not-ours"]
-    assert arrays(cache) == []
-
-
 def test_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
     assert files.cache_dir() == tmp_path
