@@ -74,7 +74,7 @@ class _Records(NamedTuple):
     names: Sequence[str] | None = None
 
 
-def write(
+def write(  # noqa: PLR0913 - options of a command
     results: Path,
     output: Path,
     *,

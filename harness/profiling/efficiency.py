@@ -70,7 +70,7 @@ class _Found:
     left_out: list[str] = field(default_factory=list)
 
 
-def assess(
+def assess(  # noqa: PLR0913 - what a run hands in
     subject: Subject,
     seconds: float,
     per_image: float,

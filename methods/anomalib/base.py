@@ -143,7 +143,7 @@ class CentreCrop:
         return replace(prediction, map=padded[:, 0])
 
 
-def train(
+def train(  # noqa: PLR0913 - a training
     module: nn.Module,
     loss: Callable[[list[Tensor]], Tensor],
     optimiser: torch.optim.Optimizer,

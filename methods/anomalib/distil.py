@@ -78,7 +78,7 @@ class Target:
         return projected[..., PDN_BORDER:-PDN_BORDER, PDN_BORDER:-PDN_BORDER]
 
 
-def distil(
+def distil(  # noqa: PLR0913 - a training
     teacher: nn.Module,
     channels: int,
     backbone: Backbone,

@@ -236,7 +236,7 @@ def _score(text: str, place: int) -> str:
     return score + (f" {{\\scriptsize $\\pm$ {deviation}}}" if deviation else "")
 
 
-def table(
+def table(  # noqa: PLR0913 - a table
     style: str,
     caption: str,
     label: str,

@@ -122,7 +122,7 @@ class Case:
     timeout: float = 300.0
 
 
-def prepare(
+def prepare(  # noqa: PLR0913 - options of a command
     name: str,
     *,
     settings: Mapping[str, Any] | None = None,

@@ -115,7 +115,7 @@ def _percent(factor: float) -> str:
     return f"{100 * (factor - 1):.3g} %"
 
 
-def _compared(
+def _compared(  # noqa: PLR0913 - the fields of a value
     name: str, cost: str, base: float, now: float, count: int, rule: str, worse: bool, p: float | None = None
 ) -> Compared:
     return Compared(

@@ -145,7 +145,7 @@ def _group_pending(
     return _Pending(group.scores, metric, base, mean, median, len(values), rule, p)
 
 
-def _compared(
+def _compared(  # noqa: PLR0913 - the fields of a value
     metric: ScoreName,
     base: float,
     change: float,

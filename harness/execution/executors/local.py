@@ -129,7 +129,7 @@ _Said = tuple["RunTask | None", "Epoch | RunRecord | BaseException | None"]
 class _Slot(threading.Thread):
     """Takes runs from the queue and has them executed on its device, one after the other."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - parts of one machine
         self,
         device: str,
         room: Room,
