@@ -11,6 +11,7 @@ import ast
 import sys
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
+from html import escape
 from itertools import pairwise
 from pathlib import Path
 
@@ -117,6 +118,39 @@ def upward(found: Arrows) -> list[str]:
     ]
 
 
+def picture(root: Path) -> str:
+    """Returns the rooms on their floors as SVG, each with its docstring's first line and its imports."""
+    found = rooms(arrows(modules(root)))
+    width, height, gap = 400, 62, 12
+    lines = []
+    for number, names in enumerate(reversed(FLOORS)):
+        y = 10 + number * (height + gap)
+        left = (3 * (width + gap) - len(names) * (width + gap)) / 2 + 10
+        for at, name in enumerate(names):
+            x = left + at * (width + gap)
+            source = (root / "harness" / name / "__init__.py").read_text(encoding="utf-8")
+            doc = ast.get_docstring(ast.parse(source)) or ""
+            below = [other for floor in FLOORS for other in floor if other in found.get(name, ())]
+            said = [
+                doc.splitlines()[0],
+                f"imports {', '.join(below)}" if below else "imports nothing of ours",
+            ]
+            lines.append(f'<rect x="{x:g}" y="{y}" width="{width}" height="{height}" rx="6"/>')
+            lines.append(f'<text class="name" x="{x + 10:g}" y="{y + 19}">{name}</text>')
+            for k, text in enumerate(said):
+                shown = escape(text if len(text) <= 76 else f"{text[:75]}…")
+                lines.append(f'<text x="{x + 10:g}" y="{y + 36 + 15 * k}">{shown}</text>')
+    size = f"0 0 {3 * (width + gap) + 8} {len(FLOORS) * (height + gap) + 10}"
+    style = (
+        "rect{fill:#fff;stroke:#456}text{font:10.5px sans-serif;fill:#234}"
+        ".name{font-weight:bold;font-size:14px}"
+    )
+    body = "\n".join(lines)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}">\n<style>{style}</style>\n{body}\n</svg>\n'
+    )
+
+
 def main(root: Path) -> None:
     """Prints the counts."""
     known = modules(root)
@@ -139,4 +173,7 @@ def main(root: Path) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--picture"]:
+        Path(sys.argv[2]).write_text(picture(ROOT), encoding="utf-8")
+        sys.exit()
     main(Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else ROOT)

@@ -58,7 +58,7 @@ def collect(folder: Path) -> None:
     for path in sorted((ROOT / "docs").rglob("*")):
         if path.suffix in (".css", ".js"):
             _write(folder / path.name, path.read_bytes())
-        elif path.suffix == ".png" or path.parent.name == "cluster":
+        elif path.suffix in (".png", ".svg") or path.parent.name == "cluster":
             _write(_place(folder, path), path.read_bytes())
     for path in documents():
         text = path.read_text(encoding="utf-8")
