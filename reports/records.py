@@ -62,7 +62,7 @@ _Lists: Any = create_model("_Lists", **{name: (kind, ...) for name, kind in _LIS
 _CONTENT: TypeAdapter[Any] = TypeAdapter(tuple[_Lists, list[tuple[str, _Stamp, tuple[int, ...], _Own]]])
 
 
-def load(results: Path, datasets: Collection[str] = (), names: Sequence[str] | None = None) -> Loaded:
+def load_records(results: Path, datasets: Collection[str] = (), names: Sequence[str] | None = None) -> Loaded:
     """Reads every record below a folder, without its epochs; damaged files are named, never raised.
 
     Equal identities, fingerprints, environments and the like are one object.

@@ -24,15 +24,14 @@ from reports.figures.plots import chosen_figures, undrawn, write_figures
 from reports.page.gallery import FOLDER, Gallery, write_pictures
 from reports.page.page import page
 from reports.per_dataset import LIMIT, NoRecordsError, by_dataset, write_apart
-from reports.published.compare import Pair, compare, frame
-from reports.published.consistency import TestImages, audit
+from reports.published.compare import Pair, compare_published, frame
+from reports.published.consistency import TestImages, check_consistency
 from reports.published.numbers import Published, published
 from reports.rankings.leaderboard import Leaderboard, build
 from reports.rankings.ranking import Ranking
 from reports.rankings.scores import MEAN
-from reports.rankings.tidy_table import tidy
-from reports.rankings.tidy_table import to_csv as tidy_csv
-from reports.records import chosen_names, load
+from reports.rankings.tidy_table import tidy, tidy_csv
+from reports.records import chosen_names, load_records
 from reports.second_process import beside
 from reports.tables.csv_text import to_csv
 from reports.tables.formats import FORMATS, asked, to_json, to_markdown, to_parquet
@@ -115,7 +114,7 @@ def write(  # noqa: PLR0913 - options of a command
     kinds = asked(formats)
     numbers = published(files)
     if check:
-        found = audit(numbers, test_images)
+        found = check_consistency(numbers, test_images)
         return [found.table(), found.summary(), *found.cut_summary()]
     style = _Style(latex_style, latex_cite)
     names = [part.strip() for part in wanted.split(",") if wanted]
@@ -179,7 +178,7 @@ def _writing(output: Path) -> Iterator[None]:
 
 def _only_tables(records: _Records, output: Path, asked_for: _Asked) -> list[Table | str]:
     """Writes tables by name and returns them to print."""
-    loaded = load(*records)
+    loaded = load_records(*records)
     board = build(loaded.records, loaded.damaged, asked_for.versions)
     made = files_of(asked_for.wanted, asked_for.numbers, board, asked_for.style.name)
     _write_named(output, made)
@@ -217,7 +216,7 @@ def _write(source: _Records, output: Path, asked_for: _Asked) -> tuple[Leaderboa
     """Writes what is asked for, see :func:`write`; returns what it shows, and what to print about it."""
     numbers, wanted, kinds, style, figures, versions, test_images = asked_for
     results = source.results
-    loaded = load(*source) if source.names is not None or not wanted else None
+    loaded = load_records(*source) if source.names is not None or not wanted else None
     records, broken = (loaded.records, loaded.damaged) if loaded else ((), ())
     board = build(records, broken, versions)
     made = files_of(wanted, numbers, board, style.name) if wanted else {}
@@ -230,7 +229,7 @@ def _write(source: _Records, output: Path, asked_for: _Asked) -> tuple[Leaderboa
         raise NoRecordsError(
             f"There are no records in {results}{damaged}: run `bench run` first, or give --results."
         )
-    pairs = compare(board, numbers)
+    pairs = compare_published(board, numbers)
 
     def rest() -> None:
         if kinds & {"csv", "json", "parquet"}:
@@ -244,7 +243,7 @@ def _write(source: _Records, output: Path, asked_for: _Asked) -> tuple[Leaderboa
     many = len(records) >= MANY and "html" in kinds and "parquet" not in kinds
     with _writing(output), beside(rest, many):
         if "html" in kinds:
-            audited, gallery = audit(numbers, test_images) if pairs else None, Gallery(results)
+            audited, gallery = check_consistency(numbers, test_images) if pairs else None, Gallery(results)
             html = page(board, pairs, audited, results, gallery)
             # First the pictures: a page never links to one that is not there yet.
             write_pictures(output / FOLDER, gallery.files)

@@ -7,6 +7,7 @@ import importlib
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,18 @@ def test_what_a_room_hands_on_is_there(name: str) -> None:
         assert getattr(package, public) is not None
     with pytest.raises(AttributeError, match=f"'harness.{name}' has no attribute 'nothing'"):
         package.nothing  # noqa: B018
+
+
+def test_no_two_modules_export_one_name_for_two_things() -> None:
+    """Commands are functions named like what they call, and a method's own files are its own."""
+    homes: dict[str, set[str]] = defaultdict(set)
+    for name, path in FILES.items():
+        if name.startswith("methods") or ".cli" in name:
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                homes[node.name].add(name)
+    assert not {name: found for name, found in homes.items() if len(found) > 1 and name != "main"}
 
 
 def test_datasets_holds_no_python() -> None:

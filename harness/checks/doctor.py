@@ -24,7 +24,7 @@ from harness.common.files import cache_dir
 if TYPE_CHECKING:
     from harness.registry.configuration import Configured
 
-State = Literal["ok", "missing", "problem"]
+Condition = Literal["ok", "missing", "problem"]
 
 # Imported to see whether they work; the rest of the dependencies come along with them.
 _CORE = (
@@ -66,7 +66,7 @@ _LITTLE_BYTES = 10**10
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One thing that was looked at.
 
     Attributes:
@@ -80,19 +80,19 @@ class Finding:
 
     section: str
     name: str
-    state: State
+    state: Condition
     text: str
     remedy: str = ""
 
 
-def examine(data_root: Path | None, results: Path) -> Iterator[Finding]:
+def examine(data_root: Path | None, results: Path) -> Iterator[Diagnosis]:
     """Yields a finding for everything that runs, reports and tests rest on.
 
     Args:
         data_root: the folder that holds the datasets.
         results: where records would be written.
     """
-    looks: tuple[tuple[str, Callable[[], Iterable[Finding]]], ...] = (
+    looks: tuple[tuple[str, Callable[[], Iterable[Diagnosis]]], ...] = (
         ("versions", _versions),
         ("extras", _extras),
         ("devices", _devices),
@@ -109,15 +109,15 @@ def examine(data_root: Path | None, results: Path) -> Iterator[Finding]:
             yield _broken(section, section, error)
 
 
-def _broken(section: str, name: str, error: BaseException, remedy: str = "") -> Finding:
+def _broken(section: str, name: str, error: BaseException, remedy: str = "") -> Diagnosis:
     said = " ".join(str(error).split())[:200] or type(error).__name__
     mend = remedy or "Mend what is said of the packages above, or report this with the sentence here."
-    return Finding(section, name, "problem", f"cannot be looked at ({said})", mend)
+    return Diagnosis(section, name, "problem", f"cannot be looked at ({said})", mend)
 
 
-def _versions() -> Iterator[Finding]:
-    yield Finding("versions", "ulsad-bench", "ok", _version("ulsad-bench") or "not installed, run in place")
-    yield Finding("versions", "Python", "ok", f"{platform.python_version()} on {platform.platform()}")
+def _versions() -> Iterator[Diagnosis]:
+    yield Diagnosis("versions", "ulsad-bench", "ok", _version("ulsad-bench") or "not installed, run in place")
+    yield Diagnosis("versions", "Python", "ok", f"{platform.python_version()} on {platform.platform()}")
     for module in _CORE:
         try:
             found = importlib.import_module(module)
@@ -125,7 +125,7 @@ def _versions() -> Iterator[Finding]:
             mend = "Install it again: pip install --force-reinstall ulsad-bench."
             yield _broken("versions", module, error, mend)
         else:
-            yield Finding("versions", module, "ok", str(getattr(found, "__version__", "")))
+            yield Diagnosis("versions", module, "ok", str(getattr(found, "__version__", "")))
 
 
 def _version(distribution: str) -> str:
@@ -135,19 +135,19 @@ def _version(distribution: str) -> str:
         return ""
 
 
-def _extras() -> Iterator[Finding]:
+def _extras() -> Iterator[Diagnosis]:
     for extra, (distributions, without) in EXTRAS.items():
         found = {name: _version(name) for name in distributions}
         there = ", ".join(f"{name} {number}" for name, number in found.items() if number)
         if all(found.values()):
-            yield Finding("extras", extra, "ok", there)
+            yield Diagnosis("extras", extra, "ok", there)
         else:
             absent = ", ".join(name for name, number in found.items() if not number)
             install = f'Run pip install "ulsad-bench[{extra}]".'
-            yield Finding("extras", extra, "missing", f"without {absent} {without}", install)
+            yield Diagnosis("extras", extra, "missing", f"without {absent} {without}", install)
 
 
-def _devices() -> Iterator[Finding]:
+def _devices() -> Iterator[Diagnosis]:
     import torch
 
     from harness.execution.devices import find_device
@@ -155,12 +155,12 @@ def _devices() -> Iterator[Finding]:
 
     found = environment(torch.device(find_device("auto")))
     memory = f", {_gigabytes(_host_memory())} of memory"
-    yield Finding("devices", "CPU", "ok", f"{found['cpu']}, {os.cpu_count()} cores{memory}")
+    yield Diagnosis("devices", "CPU", "ok", f"{found['cpu']}, {os.cpu_count()} cores{memory}")
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         gpu = torch.cuda.get_device_properties(number)
         driver = f", driver {found['driver']}" if found.get("driver") else ""
         text = f"{gpu.name}, {_gigabytes(gpu.total_memory)}, CUDA {found['cuda']}{driver}"
-        yield Finding("devices", f"cuda:{number}", "ok", text)
+        yield Diagnosis("devices", f"cuda:{number}", "ok", text)
     if not torch.cuda.is_available():
         yield _no_gpu(torch.version.cuda, Path("/proc/driver/nvidia/version").exists())
 
@@ -171,7 +171,7 @@ def _host_memory() -> int:
     return int(psutil.virtual_memory().total)
 
 
-def _no_gpu(cuda: str | None, driver: bool) -> Finding:
+def _no_gpu(cuda: str | None, driver: bool) -> Diagnosis:
     """Says why there is no GPU to compute on.
 
     Args:
@@ -180,17 +180,17 @@ def _no_gpu(cuda: str | None, driver: bool) -> Finding:
     """
     if driver and cuda is None:
         mend = "Install a build of torch with CUDA, as said on https://pytorch.org/get-started/locally."
-        return Finding(
+        return Diagnosis(
             "devices", "GPU", "missing", "there is a driver, but torch is built without CUDA", mend
         )
     if driver:
         mend = f"Compare what nvidia-smi says with CUDA {cuda}, which torch was built with."
-        return Finding("devices", "GPU", "missing", "there is a driver, but torch cannot use it", mend)
+        return Diagnosis("devices", "GPU", "missing", "there is a driver, but torch cannot use it", mend)
     mend = "The demo runs on the CPU; for trainings at the papers' values, use a machine with an NVIDIA GPU."
-    return Finding("devices", "GPU", "missing", "there is none", mend)
+    return Diagnosis("devices", "GPU", "missing", "there is none", mend)
 
 
-def _demo() -> Iterator[Finding]:
+def _demo() -> Iterator[Diagnosis]:
     """Whether all is there that the demo needs, but for its images, which are made on first use."""
     from harness.planning.suites import load_suite
     from harness.registry.configuration import check_needs, configure_methods
@@ -213,12 +213,12 @@ def _demo() -> Iterator[Finding]:
     if importlib.util.find_spec("skimage") is None:
         problems["images"] = 'Their photographs are not installed: run pip install "ulsad-bench[demo]".'
     for name, said in problems.items():
-        yield Finding("the demo", name, "problem", "the demo cannot run", said)
+        yield Diagnosis("the demo", name, "problem", "the demo cannot run", said)
     if not problems:
-        yield Finding("the demo", "bench run", "ok", f"its {len(configured)} methods have what they need")
+        yield Diagnosis("the demo", "bench run", "ok", f"its {len(configured)} methods have what they need")
 
 
-def _datasets(data_root: Path | None) -> Iterator[Finding]:
+def _datasets(data_root: Path | None) -> Iterator[Diagnosis]:
     from harness.data.card import card_names, load_card
     from harness.data.fetch import by_hand, present_folder
     from harness.data.samples import category_names, on_disk
@@ -226,10 +226,10 @@ def _datasets(data_root: Path | None) -> Iterator[Finding]:
     for name in _FOLDERS:
         given = os.environ.get(name)
         if given and not Path(given).expanduser().is_dir():
-            yield Finding("datasets", name, "missing", f"names {given}, which is no folder", "Set it anew.")
+            yield Diagnosis("datasets", name, "missing", f"names {given}, which is no folder", "Set it anew.")
     if data_root is None:
         mend = "Give --data-root, or set BENCH_DATA to the folder that holds datasets."
-        yield Finding(
+        yield Diagnosis(
             "datasets", "data root", "missing", "none is given, so no dataset but the demo is seen", mend
         )
         return
@@ -247,10 +247,10 @@ def _datasets(data_root: Path | None) -> Iterator[Finding]:
         else:
             check = f"`bench data check {name} --data-root {data_root}`"
             mend = f"{check} says what is missing; runs of what is there need --categories."
-        yield Finding("datasets", name, "missing" if mend else "ok", text, mend)
+        yield Diagnosis("datasets", name, "missing" if mend else "ok", text, mend)
 
 
-def _needs() -> Iterator[Finding]:
+def _needs() -> Iterator[Diagnosis]:
     """Weights and assets of all installed methods under their own defaults, as the papers have them."""
     from harness.registry.configuration import configured_as
     from harness.registry.methods import method_names
@@ -264,10 +264,10 @@ def _needs() -> Iterator[Finding]:
         try:
             configured.append(configured_as(parse_name(name), suite))
         except UserError as error:
-            yield Finding(section, name, "missing", "the method cannot be loaded", str(error))
+            yield Diagnosis(section, name, "missing", "the method cannot be loaded", str(error))
     for (kind, name), look, methods in _looks(configured):
         try:
-            yield Finding(section, f"{kind} {name}", "ok", str(look()))
+            yield Diagnosis(section, f"{kind} {name}", "ok", str(look()))
         except UserError as error:
             text = f"not here, for {', '.join(methods)}"
             if isinstance(error, MissingError):
@@ -276,7 +276,7 @@ def _needs() -> Iterator[Finding]:
                 )
             else:
                 text, mend = f"cannot be used, for {', '.join(methods)}", str(error)
-            yield Finding(section, f"{kind} {name}", "missing", text, mend)
+            yield Diagnosis(section, f"{kind} {name}", "missing", text, mend)
 
 
 def _looks(
@@ -306,7 +306,7 @@ def _looks(
         yield key, look, users[key]
 
 
-def _disk(results: Path) -> Iterator[Finding]:
+def _disk(results: Path) -> Iterator[Diagnosis]:
     for name, folder in (("results", results), ("cache", cache_dir())):
         place = folder.absolute()
         while not place.exists() and place != place.parent:
@@ -314,30 +314,30 @@ def _disk(results: Path) -> Iterator[Finding]:
         elsewhere = "--results" if name == "results" else "BENCH_CACHE"
         if not place.is_dir() or not os.access(place, os.W_OK):
             mend = f"Name another folder by {elsewhere}."
-            yield Finding("disk", name, "problem", f"{folder} cannot be written", mend)
+            yield Diagnosis("disk", name, "problem", f"{folder} cannot be written", mend)
             continue
         free = shutil.disk_usage(place).free
         text = f"{_gigabytes(free)} free at {folder}"
         if free < _LITTLE_BYTES:
-            state: State = "problem" if free < _DEMO_BYTES else "missing"
-            yield Finding("disk", name, state, text, f"Make room, or name another folder by {elsewhere}.")
+            state: Condition = "problem" if free < _DEMO_BYTES else "missing"
+            yield Diagnosis("disk", name, state, text, f"Make room, or name another folder by {elsewhere}.")
         else:
-            yield Finding("disk", name, "ok", text)
+            yield Diagnosis("disk", name, "ok", text)
     from harness.common.cache import cache_entries
 
     entries = cache_entries(cache_dir())
     size = sum(entry.bytes for entry in entries)
     text = f"{_gigabytes(size)} in {len(entries)} entries that `bench cache clear` removes"
-    yield Finding("disk", "cache size", "ok", text)
+    yield Diagnosis("disk", "cache size", "ok", text)
 
 
 def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB"
 
 
-def _programs() -> Iterator[Finding]:
+def _programs() -> Iterator[Diagnosis]:
     for name, (called, without, mend) in _PROGRAMS.items():
         if place := next(filter(None, map(shutil.which, called)), None):
-            yield Finding("programs", name, "ok", place)
+            yield Diagnosis("programs", name, "ok", place)
         else:
-            yield Finding("programs", name, "missing", f"not here: {without}", f"If wanted, {mend}.")
+            yield Diagnosis("programs", name, "missing", f"not here: {without}", f"If wanted, {mend}.")

@@ -35,7 +35,7 @@ _Splits = Mapping[str, Mapping[str, float | None]]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verified:
     """What was found out about one file.
 
     Attributes:
@@ -48,7 +48,7 @@ class Verdict:
     sealed: bool = False
 
 
-def verify(results: Path) -> Iterator[Verdict]:
+def verify(results: Path) -> Iterator[Verified]:
     """Checks every record below a folder, and what is kept beside it.
 
     Raises:
@@ -60,11 +60,11 @@ def verify(results: Path) -> Iterator[Verdict]:
         try:
             content = folder.content(name)
         except OSError as error:
-            yield Verdict(path, (f"cannot be read: {error.strerror or error}",))
+            yield Verified(path, (f"cannot be read: {error.strerror or error}",))
             continue
         record = parse_record(content)
         if isinstance(record, str):
-            yield Verdict(path, (record,))
+            yield Verified(path, (record,))
             continue
         try:
             wrong = [*mistakes(record, json.loads(content))]
@@ -73,7 +73,7 @@ def verify(results: Path) -> Iterator[Verdict]:
         if record_path(results, record.spec, record.key) != path:
             wrong.append("lies elsewhere than its run belongs")
         wrong += _beside(path, record)
-        yield Verdict(path, tuple(wrong), sealed=bool(record.checksum))
+        yield Verified(path, tuple(wrong), sealed=bool(record.checksum))
 
 
 def twice(results: Path) -> int:

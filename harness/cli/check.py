@@ -117,7 +117,7 @@ def check(
         from harness.checks.regression.explain import explain, find_cell
         from harness.checks.regression.gather import gather
         from harness.checks.regression.judge import Rules, judge
-        from harness.checks.regression.show import print_report, to_junit, to_markdown, workflow_commands
+        from harness.checks.regression.show import print_report, to_junit, verdict_markdown, workflow_commands
 
         before = read_baseline(baseline_file)
         cell = find_cell(explained, before) if explained is not None else None
@@ -129,9 +129,9 @@ def check(
         elif markdown_file != "-":
             print_report(report, Console(highlight=False))
         if markdown_file == "-":
-            click.echo(to_markdown(report))
+            click.echo(verdict_markdown(report))
         elif markdown_file:
-            _write(Path(markdown_file), to_markdown(report).encode())
+            _write(Path(markdown_file), verdict_markdown(report).encode())
         if junit:
             _write(junit, to_junit(report))
         if json_file:
@@ -156,10 +156,10 @@ def history(file: Path, cell: str, output: Path | None, debug: bool) -> None:
         from rich.table import Table
         from rich.text import Text
 
-        from harness.checks.regression.history import courses, read
+        from harness.checks.regression.history import courses, read_history
         from harness.common.text import plain
 
-        nights, damaged = read(file)
+        nights, damaged = read_history(file)
         for text in damaged:
             click.echo(f"Left out: {text}", err=True)
         table = Table(box=None, pad_edge=False)
@@ -174,9 +174,9 @@ def history(file: Path, cell: str, output: Path | None, debug: bool) -> None:
         Console(highlight=False).print(table)
         click.echo(f"{len(nights)} checks, the last on {plain(nights[-1].time)}: {nights[-1].answer}.")
         if output:
-            from harness.checks.regression.history_page import page
+            from harness.checks.regression.history_page import history_page
 
-            _write(output, page(nights, found).encode())
+            _write(output, history_page(nights, found).encode())
             click.echo(f"Charts: {plain(output)}")
 
 

@@ -79,7 +79,7 @@ def audit(
         from rich.console import Console
 
         from harness.checks.dataset.audit import audit_dataset
-        from harness.checks.dataset.page import page
+        from harness.checks.dataset.page import audit_page
         from harness.checks.dataset.show import print_audit
         from harness.common.files import cache_dir, write_atomically
         from harness.data.card import load_card
@@ -91,7 +91,7 @@ def audit(
         print_audit(found, Console(highlight=False))
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(output, page(found).encode())
+            write_atomically(output, audit_page(found).encode())
         except OSError as error:
             raise UserError(f"{output} cannot be written ({error.strerror or error}).") from error
         click.echo(f"Pictures: {output}")

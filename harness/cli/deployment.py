@@ -215,7 +215,7 @@ def _predict(
     from harness.common.errors import UserError
     from harness.common.files import cache_dir, write_atomically
     from harness.common.text import plain
-    from harness.deployment.predict import image_files, to_csv, write_overlay
+    from harness.deployment.predict import image_files, predictions_csv, write_overlay
     from harness.deployment.predict import predict as score
     from harness.deployment.trained import trained_method
     from harness.execution.devices import find_device
@@ -233,7 +233,7 @@ def _predict(
                 if maps and one.map is not None:
                     write_overlay(output / "maps" / f"{one.name}.png", root / one.name, one.map, record)
                 found.append(replace(one, map=None))
-        write_atomically(output / "scores.csv", to_csv(found, threshold))
+        write_atomically(output / "scores.csv", predictions_csv(found, threshold))
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror or error}).") from error
     counts = Counter(one.verdict(threshold) for one in found)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from harness.checks.doctor import Finding
+    from harness.checks.doctor import Diagnosis
 
 
 @click.command()
@@ -45,7 +45,7 @@ def doctor(data_root: Path | None, results: Path, as_json: bool) -> None:
     sys.exit(1 if problems else 0)
 
 
-def _say(finding: Finding) -> None:
+def _say(finding: Diagnosis) -> None:
     click.echo(f"  {finding.state:8}{finding.name}: {finding.text}")
     if finding.remedy:
         click.echo(f"{'':10}→ {finding.remedy}")

@@ -160,7 +160,7 @@ def plan(debug: bool, **given: Any) -> None:
 
         from rich.console import Console
 
-        from harness.data.unscored import said
+        from harness.data.unscored import unscored_lines
         from harness.execution.devices import find_devices
         from harness.execution.workflow import headline
         from harness.planning.cost_estimate import expected_time
@@ -171,7 +171,7 @@ def plan(debug: bool, **given: Any) -> None:
         console, asked = Console(highlight=False), run_options(given)
         suite = asked.chosen_suite()
         # First, for it needs no data, and planning does.
-        for line in said(suite, asked.places.data_root, asked.places.cache):
+        for line in unscored_lines(suite, asked.places.data_root, asked.places.cache):
             console.print(line, markup=False, soft_wrap=True)
         devices = find_devices(asked.device)
         plan, forecast = plan_of(suite, asked, devices)

@@ -45,7 +45,7 @@ def test_method(
     breach.
     """
     with sentences(debug):
-        from harness.checks.contract.checks import check, prepare
+        from harness.checks.contract.checks import check_method, prepare_case
         from harness.registry.names import parse_value
 
         settings: dict[str, str | list[str]] = {}
@@ -55,7 +55,7 @@ def test_method(
                 raise UserError(f"--set {item}: give PARAM=VALUE.")
             settings[key.strip()] = parse_value(value)
         try:
-            case = prepare(
+            case = prepare_case(
                 name,
                 settings=settings,
                 backbone=backbone,
@@ -65,7 +65,7 @@ def test_method(
                 timeout=timeout,
             )
             click.echo(f"{case.label}, {case.image_size} px, on {case.device}:")
-            findings = check(case)
+            findings = check_method(case)
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)
             sys.exit(130)

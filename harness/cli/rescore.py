@@ -63,9 +63,9 @@ def _line(one: Rescored) -> str:
         return f"refused    {one.label}: {one.refused}"
     if one.old is None or one.new is None:
         return f"failed run {one.label}"
-    from harness.execution.rescore import differences
+    from harness.execution.rescore import metric_differences
 
-    values = list(differences(one.old.metrics, one.new.metrics))
+    values = list(metric_differences(one.old.metrics, one.new.metrics))
     changes = [(abs(b - a), name) for name, a, b in values if a is not None and b is not None]
     largest = "largest change {:.1e} ({})".format(*max(changes)) if changes else "no value to compare"
     if other := sum((a is None) != (b is None) for _, a, b in values):
@@ -76,9 +76,9 @@ def _line(one: Rescored) -> str:
 
 
 def _print_values(before: RunRecord, after: RunRecord) -> None:
-    from harness.execution.rescore import differences
+    from harness.execution.rescore import metric_differences
 
-    for name, a, b in differences(before.metrics, after.metrics):
+    for name, a, b in metric_differences(before.metrics, after.metrics):
         change = f"{b - a:+.6f}" if a is not None and b is not None else ""
         old, new = ("–" if value is None else f"{value:.6f}" for value in (a, b))
         click.echo(f"    {name:28} {old:>8} → {new:>8} {change}")

@@ -75,10 +75,10 @@ def results_() -> None:
 @_RESULTS
 @click.option("--artefacts", is_flag=True, help="Kept maps, parts, weights and pictures too.")
 @_DEBUG
-def export(archive: Path, results: Path, artefacts: bool, debug: bool) -> None:
+def export_archive(archive: Path, results: Path, artefacts: bool, debug: bool) -> None:
     """Write all records as one archive (.tar.gz): the same records, the same bytes."""
     with sentences(debug):
-        from harness.results.archive import export as write
+        from harness.results.archive import export_archive as write
 
         count = write(results, archive, artefacts)
         click.echo(f"{count} records in {archive}, {archive.stat().st_size / 1e6:.1f} MB.")
@@ -88,10 +88,10 @@ def export(archive: Path, results: Path, artefacts: bool, debug: bool) -> None:
 @click.argument("archive", type=_FOLDER)
 @_RESULTS
 @_DEBUG
-def import_(archive: Path, results: Path, debug: bool) -> None:
+def import_archive(archive: Path, results: Path, debug: bool) -> None:
     """Merge an archive of `bench results export` into a results folder; conflicts as in `bench merge`."""
     with sentences(debug):
-        from harness.results.archive import import_ as read
+        from harness.results.archive import import_archive as read
 
         _tell(read(archive, results), results)
 

@@ -28,7 +28,7 @@ from harness.common.files import folder_in_the_making
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2")
 
 # Told how many bytes have been unpacked.
-Progress = Callable[[int], None]
+UnpackProgress = Callable[[int], None]
 
 _CHUNK = 1 << 20
 # tarfile reads the headers of long names whole, so that an archive could ask for any amount of memory.
@@ -73,7 +73,7 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(_SUFFIXES)
 
 
-def extract(archive: Path, target: Path, limits: Limits, progress: Progress | None = None) -> None:
+def extract(archive: Path, target: Path, limits: Limits, progress: UnpackProgress | None = None) -> None:
     """Unpacks an archive into a folder that appears complete or not at all.
 
     Raises:
@@ -83,7 +83,7 @@ def extract(archive: Path, target: Path, limits: Limits, progress: Progress | No
         unpack(archive, folder, limits, progress)
 
 
-def unpack(archive: Path, folder: Path, limits: Limits, progress: Progress | None = None) -> None:
+def unpack(archive: Path, folder: Path, limits: Limits, progress: UnpackProgress | None = None) -> None:
     """Unpacks an archive into an empty folder; on an error the folder holds what came before it.
 
     Raises:
@@ -128,7 +128,7 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 
 class _Unpacking:
-    def __init__(self, archive: Path, folder: Path, limits: Limits, progress: Progress) -> None:
+    def __init__(self, archive: Path, folder: Path, limits: Limits, progress: UnpackProgress) -> None:
         self.archive, self.folder, self.limits, self.progress = archive, folder, limits, progress
         self.files = self.bytes = 0
         self.links: list[Path] = []

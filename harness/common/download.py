@@ -26,9 +26,9 @@ from harness.common.errors import UserError
 from harness.common.files import claim_leftover, temporary_name
 
 # Told how many bytes have come, and how many there will be (None where the server does not say).
-Progress = Callable[[int, int | None], None]
+DownloadProgress = Callable[[int, int | None], None]
 # Shows the progress of what has a label.
-Bar = Callable[[str], AbstractContextManager[Progress]]
+Bar = Callable[[str], AbstractContextManager[DownloadProgress]]
 
 _CHUNK = 1 << 20
 _TIMEOUT = 30
@@ -64,7 +64,7 @@ class _SpoiltError(UserError):
     """What has come is not the beginning of the file, and is of no use."""
 
 
-def download(remote: Remote, target: Path, progress: Progress | None = None) -> str:
+def download(remote: Remote, target: Path, progress: DownloadProgress | None = None) -> str:
     """Downloads a file, unless it is there already, and returns its SHA-256 sum.
 
     Raises:
@@ -108,7 +108,7 @@ def _verified(remote: Remote, target: Path) -> str:
 class _Transfer:
     """One download into a file of one's own."""
 
-    def __init__(self, remote: Remote, target: Path, own: Path, progress: Progress) -> None:
+    def __init__(self, remote: Remote, target: Path, own: Path, progress: DownloadProgress) -> None:
         self.remote, self.target, self.own, self.progress = remote, target, own, progress
         self.digest = hashlib.sha256()
         self.done = 0

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.common.archives import Limits, check_links, unpack, writing_to
-from harness.common.download import Bar, Progress, Remote, download
+from harness.common.download import Bar, DownloadProgress, Remote, download
 from harness.common.errors import UserError
 from harness.common.files import folder_in_the_making, remove, remove_leftovers
 from harness.data.card import Card
@@ -66,7 +66,7 @@ def _unpack(card: Card, data_root: Path, target: Path, bar: Bar) -> None:
             _move_up(card, path, inside, made)
 
 
-def _unpacked(progress: Progress, done: int) -> None:
+def _unpacked(progress: DownloadProgress, done: int) -> None:
     progress(done, None)
 
 

@@ -61,7 +61,7 @@ def tested(suite: Suite, data_root: Path | None, cache: Path) -> list[Tested]:
     return found
 
 
-def said(suite: Suite, data_root: Path | None, cache: Path) -> Iterator[str]:
+def unscored_lines(suite: Suite, data_root: Path | None, cache: Path) -> Iterator[str]:
     """Yields lines for people on what a suite's protocols leave out; none where they score everything."""
     names = [name for name in dict.fromkeys(suite.protocols) if name in PROTOCOLS]
     dropping = [name for name in names if PROTOCOLS[name].incomplete_batches == "dropped"]

@@ -30,7 +30,7 @@ _IS = {1: "is", 2: "are"}
 
 
 @dataclass(frozen=True)
-class Found:
+class Predicted:
     """What came of one image.
 
     Attributes:
@@ -70,7 +70,7 @@ def image_files(place: Path) -> list[Path]:
     return found
 
 
-def predict(method: Method, record: RunRecord, files: Sequence[Path], root: Path) -> Iterator[Found]:
+def predict(method: Method, record: RunRecord, files: Sequence[Path], root: Path) -> Iterator[Predicted]:
     """Scores images, brought to their size as the run's were.
 
     One that cannot be read, or whose score or map is not finite, has a problem instead.
@@ -88,15 +88,15 @@ def predict(method: Method, record: RunRecord, files: Sequence[Path], root: Path
         for path, image in zip(part, images, strict=True):
             name = path.relative_to(root).as_posix()
             if isinstance(image, str):
-                yield Found(name, problem=image)
+                yield Predicted(name, problem=image)
                 continue
             score, heat = next(scored)
             what = [part for part, value in (("score", score), ("map", heat)) if not np.isfinite(value).all()]
             if what:
                 problem = f"the method gives {path} a {' and a '.join(what)} that {_IS[len(what)]} not finite"
-                yield Found(name, problem=problem, without="not finite")
+                yield Predicted(name, problem=problem, without="not finite")
             else:
-                yield Found(name, score, heat)
+                yield Predicted(name, score, heat)
 
 
 def _read(path: Path, record: RunRecord) -> Pixels | str:
@@ -162,7 +162,7 @@ def write_overlay(path: Path, image: Path, heat: NDArray[np.float32], record: Ru
     write_atomically(path, png.tobytes())
 
 
-def to_csv(found: Sequence[Found], threshold: float) -> bytes:
+def predictions_csv(found: Sequence[Predicted], threshold: float) -> bytes:
     """Returns ``file,score,threshold,verdict`` of each image; a name like a formula begins with ``./``."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -27,20 +27,20 @@ from harness.common.files import write_atomically
 _SHARE = 0.02
 _VERSION = 1
 
-Progress = dict[str, Any]
+SavedProgress = dict[str, Any]
 
 
 class Interrupted(BaseException):
     """A training was saved and left, because that had been asked for."""
 
 
-class Gathered(Protocol):
+class Resumable(Protocol):
     """What the harness gathers of a training."""
 
-    def progress(self) -> Progress:
+    def progress(self) -> SavedProgress:
         """Returns it: JSON values, arrays and tensors."""
 
-    def go_on(self, saved: Progress) -> None:
+    def go_on(self, saved: SavedProgress) -> None:
         """Takes it up again."""
 
 
@@ -61,7 +61,7 @@ class Checkpoint:
         path: Path,
         environment: Mapping[str, Any],
         device: torch.device,
-        gathered: Gathered,
+        gathered: Resumable,
         every: float = CHECKPOINT_EVERY,
         asked: Callable[[], bool] = lambda: False,
     ) -> None:

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from harness.results.artefacts import claim_path
 from harness.results.locks import remove_lock
-from harness.results.store import Folder, State, cannot_write, changed, read_record
+from harness.results.store import FileState, Folder, cannot_write, changed, read_record
 from harness.spec.record import RunRecord
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Claims:
         planned_on: the state of the records' files that the plan was made on, by key.
     """
 
-    def __init__(self, tasks: Iterable[RunTask], planned_on: Mapping[str, State]) -> None:
+    def __init__(self, tasks: Iterable[RunTask], planned_on: Mapping[str, FileState]) -> None:
         self._open = deque(tasks)
         self._planned_on = planned_on
         self._elsewhere: deque[RunTask] = deque()

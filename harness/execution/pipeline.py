@@ -26,7 +26,7 @@ from harness.planning.time_left import TimeLeft
 from harness.results.artefacts import checkpoint_path
 from harness.results.locks import sweep
 from harness.results.sequence import next_number, raise_to
-from harness.results.store import prepare, write_record
+from harness.results.store import prepare_folder, write_record
 from harness.spec.record import RunRecord
 
 
@@ -65,7 +65,7 @@ def run_plan(plan: Plan, session: Session, command: str = "") -> list[RunRecord]
         UserError: the results folder or the images are not fit for the runs; none has been started.
     """
     results, devices, console, quiet = session.results, session.devices, session.console, session.quiet
-    prepare(results)
+    prepare_folder(results)
     sweep(results)
     raise_to(results, plan.highest)
     taken = take_up(results, (task for task in plan.tasks if task.key in plan.done))

@@ -28,7 +28,7 @@ _METHODS = "methods"
 _Owner = ModuleType | type
 
 
-class Found(NamedTuple):
+class ReplacedNames(NamedTuple):
     """What came of putting back.
 
     Attributes:
@@ -56,7 +56,7 @@ class Replaced:
         for name, module in list(sys.modules.items()):
             self._learn(name, module)
 
-    def restore(self) -> Found:
+    def restore(self) -> ReplacedNames:
         """Puts back what was replaced."""
         put_back, left = list[str](), list[str]()
 
@@ -81,7 +81,7 @@ class Replaced:
                 change(name, lambda h=hooks, was=self._hooks[name]: (h.clear(), h.update(was)))  # type: ignore[misc]
         known = len(self._modules)
         left += self._new_modules()
-        return Found(put_back, left, len(self._modules) > known)
+        return ReplacedNames(put_back, left, len(self._modules) > known)
 
     def _new_modules(self) -> Iterator[str]:
         """Takes in libraries that were imported since; yields what the method has replaced in them.

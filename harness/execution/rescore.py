@@ -21,7 +21,7 @@ from harness.results.artefacts import maps_path, view_path
 from harness.results.locks import alone
 from harness.results.map_views import load_view
 from harness.results.maps import DamagedMapsError, load_maps
-from harness.results.store import cannot_write, prepare, read_record, record_files, replace_record
+from harness.results.store import cannot_write, prepare_folder, read_record, record_files, replace_record
 from harness.spec.protocols import PROTOCOLS
 from harness.spec.record import RunRecord
 
@@ -73,7 +73,7 @@ def rescore(
     paths = record_files(results)
     opened = _Opened(cards, places)
     if write:
-        prepare(results)
+        prepare_folder(results)
     for path in paths:
         old = read_record(path)
         if isinstance(old, str):
@@ -173,7 +173,7 @@ def _replaced(old: Metrics, new: Metrics, names: Collection[str]) -> Metrics:
     }
 
 
-def differences(old: Metrics, new: Metrics) -> Iterator[tuple[str, float | None, float | None]]:
+def metric_differences(old: Metrics, new: Metrics) -> Iterator[tuple[str, float | None, float | None]]:
     """Yields ``split metric``, the old and the new value of every metric that either has."""
     for split in dict.fromkeys([*old, *new]):
         before, after = old.get(split, {}), new.get(split, {})

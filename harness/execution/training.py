@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from harness.data.card import NORMAL
 from harness.data.image_roles import Parts
-from harness.execution.checkpoint import Progress
+from harness.execution.checkpoint import SavedProgress
 from harness.execution.devices import GeneratorState
 from harness.execution.scoring import Predictor, Scores
 from harness.method import Checkpoints, Epoch, TrainingData
@@ -77,9 +77,9 @@ class Training:
             watch.predictor.method.fit(data, self._on_epoch)
         watch.clock["fit"].stop()
 
-    def progress(self) -> Progress:
+    def progress(self) -> SavedProgress:
         """Returns what a checkpoint keeps beside the method's own state."""
-        found: Progress = {
+        found: SavedProgress = {
             "epochs": [log.model_dump() for log in self.epochs],
             "seconds": {name: clock.seconds for name, clock in self._watch.clock.items()},
             "resumed": self.resumed,
@@ -89,7 +89,7 @@ class Training:
             found["best"] = {"auroc": best.auroc, "number": best.number, **scores}
         return found
 
-    def go_on(self, saved: Progress) -> None:
+    def go_on(self, saved: SavedProgress) -> None:
         """Takes up what :meth:`progress` gave to a checkpoint."""
         self.epochs = [EpochLog.model_validate(log) for log in saved["epochs"]]
         for name in ("fit", "evaluate"):

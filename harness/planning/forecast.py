@@ -34,7 +34,7 @@ _FORWARD = 0.01
 _TRAINING = 3
 
 
-class Kind(NamedTuple):
+class WorkKind(NamedTuple):
     """What the costs of a run depend on, but for the number of its images.
 
     Attributes:
@@ -61,7 +61,7 @@ class Workload(NamedTuple):
         test: number of test images, 0 where not known.
     """
 
-    kind: Kind
+    kind: WorkKind
     train: int
     test: int
 
@@ -100,8 +100,8 @@ class Forecast:
 
     def __init__(self, records: Iterable[RunRecord] = ()) -> None:
         self._machine = ""
-        self._samples: dict[Kind, list[_Sample]] = {}
-        self._known: dict[Kind, dict[Workload, Expected]] = {}
+        self._samples: dict[WorkKind, list[_Sample]] = {}
+        self._known: dict[WorkKind, dict[Workload, Expected]] = {}
         for record in sorted(records, key=order_of):
             self.learn(record)
 
@@ -146,7 +146,7 @@ class Forecast:
         grown = [s.memory * max(1.0, work.train / _filled(s.work, work).train) for s in near if s.memory]
         return Expected(seconds, max(grown) if same and grown else None, measured=bool(same))
 
-    def _like(self, kind: Kind) -> list[_Sample]:
+    def _like(self, kind: WorkKind) -> list[_Sample]:
         """The newest of each other kind of the method, or of any."""
         newest = {other: samples[0] for other, samples in self._samples.items()}
         return [s for other, s in newest.items() if other.method == kind.method] or list(newest.values())
@@ -182,7 +182,7 @@ def _counted(work: Workload) -> tuple[float, float]:
     return second * (train + _TRAINING * min(lengths, default=0)), second * test * looks
 
 
-def _number(kind: Kind, name: str, default: float) -> float:
+def _number(kind: WorkKind, name: str, default: float) -> float:
     # Hyper-parameters of others' methods may be anything.
     value = dict(kind.settings).get(name, "")
     return float(value) if value.isdecimal() else default
@@ -201,7 +201,7 @@ def workload_of(spec: RunSpec, config: Mapping[str, Any], train: int, test: int)
     settings = tuple((name, str(config[name])) for name in names if config.get(name) is not None)
     protocol = PROTOCOLS.get(spec.protocol)
     watches = protocol is not None and protocol.watches_test
-    kind = Kind(_short(spec.method), settings, spec.image_size, spec.evaluate, watches)
+    kind = WorkKind(_short(spec.method), settings, spec.image_size, spec.evaluate, watches)
     return Workload(kind, train, test)
 
 

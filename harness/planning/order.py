@@ -23,7 +23,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from harness.planning.forecast import Forecast, Kind, Workload, workload_of
+from harness.planning.forecast import Forecast, WorkKind, Workload, workload_of
 from harness.spec.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def in_order(plan: Plan, forecast: Forecast, workers: int) -> Plan:
 
 def _scouts(tasks: Iterable[RunTask], forecast: Forecast) -> dict[str, RunTask]:
     """The shortest run of each kind that has not been measured, by key, the longest first."""
-    shortest: dict[Kind, tuple[float, RunTask]] = {}
+    shortest: dict[WorkKind, tuple[float, RunTask]] = {}
     for task in tasks:
         work = work_of(task)
         expected = forecast.expect(work)

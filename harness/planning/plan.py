@@ -26,7 +26,7 @@ from harness.registry.names import MethodName
 from harness.registry.weights import Weights, check_strides, find_weights
 from harness.results.outcome_index import Ended, Seen
 from harness.results.sequence import highest
-from harness.results.store import Folder, State, recent_records
+from harness.results.store import FileState, Folder, recent_records
 from harness.spec.protocols import PROTOCOLS
 from harness.spec.run import Identity, RunSpec, Scalar, run_key, run_keys
 from harness.spec.suite import Suite
@@ -72,7 +72,7 @@ class Plan:
     tasks: tuple[RunTask, ...]
     done: frozenset[str] = frozenset()
     damaged: tuple[tuple[Path, str], ...] = ()
-    planned_on: Mapping[str, State] = field(default_factory=dict)
+    planned_on: Mapping[str, FileState] = field(default_factory=dict)
     highest: int = 0
 
     @property
@@ -326,7 +326,7 @@ def _split_categories(card: Card, names: Sequence[str]) -> dict[str, tuple[str, 
 def _plan(tasks: tuple[RunTask, ...], options: Options, folder: Folder) -> Plan:
     """Finds out which runs have a record that is kept."""
     seen = Seen(folder, options.places.cache)
-    done, damaged, planned_on = set(), [], dict[str, State]()
+    done, damaged, planned_on = set(), [], dict[str, FileState]()
     for task in tasks:
         if (ended := seen.look(task.spec, task.key)) is None:
             continue

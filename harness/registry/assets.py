@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from harness.common.archives import Limits, is_archive, unpack, writing_to
-from harness.common.download import Progress, Remote, download
+from harness.common.download import DownloadProgress, Remote, download
 from harness.common.errors import MissingError, UserError
 from harness.common.files import folder_in_the_making, remove, remove_leftovers
 from harness.data.decoding import Pixels
@@ -84,7 +84,7 @@ def find_asset(asset: Asset, cache: Path) -> FoundAsset:
     )
 
 
-def fetch_asset(asset: Asset, cache: Path, progress: Progress | None = None) -> FoundAsset:
+def fetch_asset(asset: Asset, cache: Path, progress: DownloadProgress | None = None) -> FoundAsset:
     """Downloads and unpacks an asset into the cache; a file that is no archive is put there as it is.
 
     Raises:

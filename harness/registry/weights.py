@@ -28,7 +28,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from harness.common.download import Progress, Remote, download
+from harness.common.download import DownloadProgress, Remote, download
 from harness.common.errors import MissingError, UserError, nearest
 from harness.data.file_hashes import content_hashes
 
@@ -94,7 +94,7 @@ def find_weights(backbone: str, cache: Path, pretrained: bool = True) -> Weights
     )
 
 
-def fetch_weights(backbone: str, cache: Path, progress: Progress | None = None) -> Weights:
+def fetch_weights(backbone: str, cache: Path, progress: DownloadProgress | None = None) -> Weights:
     """Downloads the weights of a timm network from the Hugging Face hub into ``weights`` in the cache.
 
     Raises:

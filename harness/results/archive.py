@@ -25,7 +25,7 @@ from harness.results.store import Folder, record_names
 _FOLDER = "results"
 
 
-def export(results: Path, archive: Path, artefacts: bool) -> int:
+def export_archive(results: Path, archive: Path, artefacts: bool) -> int:
     """Writes an archive that is there whole or not at all; returns how many records it holds.
 
     Raises:
@@ -60,7 +60,7 @@ def export(results: Path, archive: Path, artefacts: bool) -> int:
     return len(names)
 
 
-def import_(archive: Path, results: Path) -> Merged:
+def import_archive(archive: Path, results: Path) -> Merged:
     """Merges the records of an archive into a results folder, see :func:`harness.results.merge.merge`.
 
     Raises:

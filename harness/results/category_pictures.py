@@ -51,8 +51,8 @@ def load_pictures(path: Path) -> Pictures | None:
         with safe_open(path, framework="numpy") as file:
             texts = file.metadata() or {}
             names, kinds, defects = (tuple(json.loads(texts[k])) for k in ("names", "kinds", "defects"))
-            images = parts(file.get_tensor("images"), file.get_tensor("image_ends"))
-            masks = parts(file.get_tensor("masks"), file.get_tensor("mask_ends"))
+            images = split_files(file.get_tensor("images"), file.get_tensor("image_ends"))
+            masks = split_files(file.get_tensor("masks"), file.get_tensor("mask_ends"))
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
     if len({len(part) for part in (names, kinds, defects, images, masks)}) != 1:
@@ -65,7 +65,7 @@ def joined(files: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]
     return np.frombuffer(b"".join(files), np.uint8), np.cumsum([len(f) for f in files], dtype=np.int64)
 
 
-def parts(together: NDArray[np.uint8], ends: NDArray[np.int64]) -> tuple[bytes, ...]:
+def split_files(together: NDArray[np.uint8], ends: NDArray[np.int64]) -> tuple[bytes, ...]:
     """Returns the files that :func:`joined` put together."""
     raw = together.tobytes()
     starts = [0, *ends[:-1].tolist()]

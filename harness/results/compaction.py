@@ -17,15 +17,15 @@ from harness.common.errors import UserError
 from harness.common.files import is_plain_file, temporary_name, write_atomically
 from harness.results.artefacts import CLAIM
 from harness.results.locks import alone, sweep
-from harness.results.parquet import Compacted, Row, Writer, parts
+from harness.results.parquet import Compacted, RecordRow, Writer, parts
 from harness.results.store import (
     COMPACTED,
+    FileState,
     Folder,
-    State,
     cannot_write,
     file_names,
     parse_record,
-    prepare,
+    prepare_folder,
     record_path,
     state_of,
 )
@@ -57,7 +57,7 @@ def compact(results: Path) -> Moved:
     """
     _check(results)
     with alone(results):
-        taken: dict[str, State] = {}
+        taken: dict[str, FileState] = {}
         left: list[tuple[Path, str]] = []
         if files := file_names(results):
             _rewrite(results, lambda: _rows(results, files, taken, left))
@@ -117,8 +117,8 @@ def _check(results: Path) -> None:
 
 
 def _rows(
-    results: Path, files: Sequence[str], taken: dict[str, State], left: list[tuple[Path, str]]
-) -> Iterator[Row]:
+    results: Path, files: Sequence[str], taken: dict[str, FileState], left: list[tuple[Path, str]]
+) -> Iterator[RecordRow]:
     """Yields all records in order; notes the states of the files taken in, and what is left."""
     folder = Folder(results)
     there = folder.compacted()
@@ -130,7 +130,7 @@ def _rows(
             row = next(known, None)
         state = state_of(results / name)
         found = _row(folder, name, state)
-        if isinstance(found, Row):
+        if isinstance(found, RecordRow):
             taken[name] = state
             yield found
         else:
@@ -144,7 +144,7 @@ def _rows(
         yield from known
 
 
-def _row(folder: Folder, name: str, state: State) -> Row | str:
+def _row(folder: Folder, name: str, state: FileState) -> RecordRow | str:
     """Returns a file as a row, or in a few words why it stays a file."""
     path = folder.results / name
     if state is None or not is_plain_file(path):
@@ -158,12 +158,12 @@ def _row(folder: Folder, name: str, state: State) -> Row | str:
         return record
     if record_path(Path(), record.spec, record.key) != Path(name):
         return "lies elsewhere than its run belongs"
-    return Row(name, record.outcome, record.fingerprint.metrics_version, state[2], content)
+    return RecordRow(name, record.outcome, record.fingerprint.metrics_version, state[2], content)
 
 
-def _rewrite(results: Path, rows: Callable[[], Iterator[Row]]) -> None:
+def _rewrite(results: Path, rows: Callable[[], Iterator[RecordRow]]) -> None:
     """Puts a new file in the place of the compacted records, once what was written reads the same."""
-    prepare(results)
+    prepare_folder(results)
     path = results / COMPACTED
     temporary = results / temporary_name(path.name)
     try:
@@ -198,12 +198,12 @@ def _compacted(results: Path) -> Compacted:
     return there
 
 
-def _add(digest: hashlib._Hash, row: Row) -> None:
+def _add(digest: hashlib._Hash, row: RecordRow) -> None:
     digest.update(f"{row.name} {row.outcome} {row.metrics_version} {row.modified} {len(row.json)}\n".encode())
     digest.update(row.json)
 
 
-def _remove_file(path: str, state: State) -> bool:
+def _remove_file(path: str, state: FileState) -> bool:
     """Removes a file that is compacted now, unless a run has written it anew, or is about to."""
     # A run claims its record long before it writes it. To hold a million claims would take minutes.
     if os.path.exists(f"{path.removesuffix('.json')}{CLAIM}"):  # noqa: PTH110 - many times faster than a Path
@@ -214,7 +214,7 @@ def _remove_file(path: str, state: State) -> bool:
     return True
 
 
-def _state(path: str) -> State:
+def _state(path: str) -> FileState:
     try:
         found = os.stat(path)  # noqa: PTH116 - likewise
     except OSError:

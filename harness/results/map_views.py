@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
-from harness.results.category_pictures import Pictures, parts
+from harness.results.category_pictures import Pictures, split_files
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def load_view(path: Path) -> View | None:
     try:
         with safe_open(path, framework="numpy") as file:
             scores, curve = file.get_tensor("scores"), file.get_tensor("curve")
-            greys = parts(file.get_tensor("greys"), file.get_tensor("grey_ends"))
+            greys = split_files(file.get_tensor("greys"), file.get_tensor("grey_ends"))
             rows = tuple(file.get_tensor("rows").tolist()) if "rows" in [*file.keys()] else ()
     except (OSError, SafetensorError, ValueError):
         return None

@@ -26,7 +26,7 @@ from harness.results.store import (
     cannot_write,
     order_of,
     parse_record,
-    prepare,
+    prepare_folder,
     rank,
     record_names,
     record_path,
@@ -82,7 +82,7 @@ def merge(sources: Sequence[Path], target: Path) -> Merged:
     ]
     if conflicts:
         return Merged(len(places), 0, 0, tuple(conflicts), ())
-    prepare(target)
+    prepare_folder(target)
     damaged: list[tuple[Path, str]] = []
     records = written = twice = last = 0
     with alone(target):

@@ -34,7 +34,7 @@ _COLUMNS = (*_PLACE, "outcome", "metrics_version", "modified", "size", "json")
 _NAME = re.compile(r"[A-Za-z0-9_=+][A-Za-z0-9._=+-]*/" * 3 + r"[0-9a-f]{16}\.json")
 
 
-class Row(NamedTuple):
+class RecordRow(NamedTuple):
     """A record.
 
     Attributes:
@@ -53,7 +53,7 @@ class Row(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What is known of a record without its JSON; see :class:`Row`."""
+    """What is known of a record without its JSON; see :class:`RecordRow`."""
 
     outcome: str
     metrics_version: int
@@ -89,7 +89,7 @@ class Writer:
             write_statistics=list(_PLACE),
             write_page_checksum=True,
         )
-        self._rows: list[Row] = []
+        self._rows: list[RecordRow] = []
         self._bytes = 0
         self._last: list[str] = []
         self.count = 0
@@ -104,7 +104,7 @@ class Writer:
             self._flush()
         self._file.close()
 
-    def add(self, row: Row) -> None:
+    def add(self, row: RecordRow) -> None:
         """Writes a row.
 
         Raises:
@@ -188,13 +188,13 @@ class Compacted:
                     break
         return self._texts[self._at[name]]
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[RecordRow]:
         """Yields all rows in order."""
         for group in range(self._groups):
             table = self._read(group, _COLUMNS)
             columns = ("outcome", "metrics_version", "modified", "json")
             rest = (table.column(name).to_pylist() for name in columns)
-            yield from map(Row, self._names(table), *rest)
+            yield from map(RecordRow, self._names(table), *rest)
 
     def known(self, name: str) -> Known | None:
         """Returns what is known of a record without its JSON, ``None`` where there is none."""

@@ -38,7 +38,7 @@ _KEY = re.compile("[0-9a-f]{16}")
 
 # What tells whether a file has been written anew: inode, size and time of change; None where there is none.
 # The inode is 0 where the record is compacted.
-State = tuple[int, int, int] | None
+FileState = tuple[int, int, int] | None
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def replace_record(results: Path, path: Path, record: RunRecord) -> None:
         raise cannot_write(results, error) from error
 
 
-def state_of(file: Path | os.DirEntry[str]) -> State:
+def state_of(file: Path | os.DirEntry[str]) -> FileState:
     """Returns what tells a file's present content from another."""
     try:
         found = file.stat()
@@ -109,7 +109,7 @@ def read_record(path: Path) -> RunRecord | str:
     return parse_record(content)
 
 
-def changed(state: State, earlier: State) -> bool:
+def changed(state: FileState, earlier: FileState) -> bool:
     """Whether a record is another than it was; to be compacted, or to be a file again, changes nothing."""
     if state and earlier and 0 in (state[0], earlier[0]):
         return state[1:] != earlier[1:]
@@ -129,7 +129,7 @@ class Folder:
         self.results = results
         self._listed: dict[str, dict[str, os.DirEntry[str]]] = {}
         self._compacted: Compacted | None = None
-        self._state: State = None
+        self._state: FileState = None
 
     def compacted(self) -> Compacted | None:
         """Returns the compacted records as they are now.
@@ -159,7 +159,7 @@ class Folder:
         """Returns the compacted records as they were last seen, after any folder was listed."""
         return self._compacted
 
-    def states(self) -> Iterator[tuple[str, State]]:
+    def states(self) -> Iterator[tuple[str, FileState]]:
         """Yields where records lie, in no order, and what tells their content from another.
 
         Raises:
@@ -176,7 +176,7 @@ class Folder:
                 if name not in files:
                     yield name, self.compacted_state(name)
 
-    def state(self, name: str) -> State:
+    def state(self, name: str) -> FileState:
         """Returns what tells a record's present content from another, be it a file or compacted.
 
         Raises:
@@ -184,7 +184,7 @@ class Folder:
         """
         return state_of(self.results / name) or self.compacted_state(name)
 
-    def compacted_state(self, name: str) -> State:
+    def compacted_state(self, name: str) -> FileState:
         """Returns the state of a compacted record, ``None`` where there is none.
 
         Raises:
@@ -372,7 +372,7 @@ def _inside(results: Path, folder: str) -> list[os.DirEntry[str]]:
         ) from error
 
 
-def prepare(results: Path) -> None:
+def prepare_folder(results: Path) -> None:
     """Makes sure that records can be written, and clears away what killed processes left half-written.
 
     Raises:

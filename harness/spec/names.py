@@ -27,11 +27,11 @@ def canonical(value: Any) -> str:
     return _CANONICAL.encode(value)
 
 
-def short(text: str) -> str:
+def short_digest(text: str) -> str:
     """Returns 16 digits of a text's SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def digest(value: Any) -> str:
-    """Returns :func:`short` of a value's JSON."""
-    return short(canonical(value))
+    """Returns :func:`short_digest` of a value's JSON."""
+    return short_digest(canonical(value))

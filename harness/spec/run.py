@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from harness.common.values import Frozen, at_defaults
-from harness.spec.names import canonical, short
+from harness.spec.names import canonical, short_digest
 from harness.spec.protocols import PROTOCOLS, ImageFit, IncompleteBatches
 
 Scalar = bool | int | float | str | None
@@ -102,4 +102,4 @@ def run_keys(spec: RunSpec, seeds: Iterable[int], identity: Identity) -> list[st
     before = "".join(f'"{name}":{canonical(setup[name])},' for name in sorted(setup) if name < "seed")
     after = "".join(f',"{name}":{canonical(setup[name])}' for name in sorted(setup) if name > "seed")
     head = f'{{"identity":{found},"spec":{{{before}"seed":'
-    return [short(f"{head}{seed}{after}}}}}") for seed in seeds]
+    return [short_digest(f"{head}{seed}{after}}}}}") for seed in seeds]

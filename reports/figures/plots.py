@@ -21,10 +21,10 @@ from harness.common.text import visible
 from harness.results.store import read_record, record_path
 from harness.spec.metrics import METRICS, shown
 from harness.spec.names import slug
-from reports.figures.style import COLOURS, RC, axes_of, photos, picture_rows, short, typical
+from reports.figures.style import COLOURS, RC, axes_of, photos, picture_rows, shortened, typical
 from reports.figures.suites import suite_figures
 from reports.page.charts import pareto
-from reports.page.critical_difference import groups
+from reports.page.critical_difference import tied_groups
 from reports.page.gallery import kept_maps
 from reports.page.sections import identifier
 from reports.page.verdict import costs_of, speed_points
@@ -150,7 +150,7 @@ def _speed(ranking: Ranking) -> Figure | None:
         axes.plot(point.x, point.y, mark, color=COLOURS[0 if point in front else 1], markersize=5)
         side: Any = {"xytext": (5, 2)} if right else {"xytext": (-5, 2), "ha": "right"}
         where = (point.x, point.y)
-        axes.annotate(short(point.name), where, textcoords="offset points", fontsize=7, **side)
+        axes.annotate(shortened(point.name), where, textcoords="offset points", fontsize=7, **side)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -174,9 +174,9 @@ def _ranks(ranking: Ranking, metric: str) -> Figure | None:
         axes.plot(
             [average[m], average[m], len(methods) + 0.2], [0, -depth, -depth], color="black", linewidth=0.7
         )
-        label = f"{short(methods[m])} ({average[m]:.2f})"
+        label = f"{shortened(methods[m])} ({average[m]:.2f})"
         axes.text(len(methods) + 0.3, -depth, label, va="center")
-    for row, (first, last) in enumerate(groups([average[m] for m in order], found.critical)):
+    for row, (first, last) in enumerate(tied_groups([average[m] for m in order], found.critical)):
         ends = [average[order[first]] - 0.04, average[order[last]] + 0.04]
         axes.plot(ends, [-0.7 - 0.6 * row] * 2, color=COLOURS[1], linewidth=3, solid_capstyle="butt")
     axes.set_xlim(0.8, len(methods) + 0.2)
@@ -212,7 +212,7 @@ def _epochs(ranking: Ranking, category: str, results: Path) -> Figure | None:
     figure, axes = axes_of(4.5, 2.6)
     for place, (method, seed, seen, selected) in enumerate(lines):
         colour = COLOURS[list(ranking.methods).index(method) % len(COLOURS)]
-        label = short(method) + (f", seed {seed}" if len(ranking.seeds) > 1 else "")
+        label = shortened(method) + (f", seed {seed}" if len(ranking.seeds) > 1 else "")
         dash = _DASHES[place % len(_DASHES)]
         axes.plot(*zip(*seen, strict=True), dash, color=colour, linewidth=0.9, label=label)
         chosen = [point for point in seen if point[0] == selected]
@@ -231,7 +231,7 @@ def _maps(ranking: Ranking, category: str, results: Path) -> Figure | None:
         return None
     chosen = typical(pictures, [k.scores for k in kept.values()])
     rows = [[*photos(pictures, n), *(k.grey(n) for k in kept.values())] for n in chosen]
-    return picture_rows(["image", "mask", *map(short, kept)], rows) if rows else None
+    return picture_rows(["image", "mask", *map(shortened, kept)], rows) if rows else None
 
 
 def _gap(board: Leaderboard) -> Figure | None:
@@ -240,7 +240,7 @@ def _gap(board: Leaderboard) -> Figure | None:
         for method in ranking.methods:
             gaps = ranking.gaps(method)
             if gaps is not None:
-                rows.append((f"{short(method)} · {visible(ranking.dataset)}", gaps.reshape(-1).tolist()))
+                rows.append((f"{shortened(method)} · {visible(ranking.dataset)}", gaps.reshape(-1).tolist()))
     if not rows:
         return None
     figure, axes = axes_of(4.5, 0.7 + 0.25 * len(rows))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from harness.common.text import visible
 from harness.results.category_pictures import Pictures
-from reports.page.gallery import choices, places_of
+from reports.page.gallery import gallery_choices, places_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ def axes_of(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def short(name: str) -> str:
+def shortened(name: str) -> str:
     """Returns a name as a figure has room for it; variants differ at the end, so the middle goes."""
     shown = visible(name)
     return shown if len(shown) <= 30 else f"{shown[:9]}…{shown[-20:]}"
@@ -50,7 +50,7 @@ def typical(pictures: Pictures, scores: Sequence[npt.NDArray[np.float32]]) -> li
     """Returns the images in the middle of what all methods' scores say, of each kind of anomaly."""
     anomalous = np.array([kind != "normal" for kind in pictures.kinds])
     places = np.stack([places_of(own) for own in scores])
-    found = choices(places, anomalous, pictures.kinds)
+    found = gallery_choices(places, anomalous, pictures.kinds)
     return [n for title, _, own in found if "Typical" in title for n in own]
 
 

@@ -23,13 +23,13 @@ from harness.results.maps import DamagedMapsError, load_parts
 from harness.results.store import record_path
 from harness.spec.metrics import METRICS
 from harness.spec.names import slug
-from reports.figures.style import COLOURS, MARKS, axes_of, photos, picture_rows, short, typical
+from reports.figures.style import COLOURS, MARKS, axes_of, photos, picture_rows, shortened, typical
 from reports.page.sections import identifier
 from reports.rankings.leaderboard import Leaderboard
 from reports.rankings.ranking import Ranking
 from reports.rankings.scores import MEAN
 from reports.rankings.variants import Family, contaminated
-from reports.tables.suites import BACKBONES, QUANTILES, SCORES, Group, groups
+from reports.tables.suites import BACKBONES, QUANTILES, SCORES, VariantGroup, variant_groups
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,17 +46,17 @@ def suite_figures(board: Leaderboard, results: Path, wanted: Collection[str]) ->
                 if drawn := _parts(ranking, category, results, heads):
                     yield f"{figure}-{identifier(ranking)}-{slug(category)}", drawn
     if "figure-7" in wanted:
-        for name, group in _numbered(groups(board, BACKBONES)):
+        for name, group in _numbered(variant_groups(board, BACKBONES)):
             yield f"figure-7-{name}", _backbones(group)
     if "figure-8" in wanted:
-        for name, group in _numbered(groups(board, QUANTILES)):
+        for name, group in _numbered(variant_groups(board, QUANTILES)):
             yield f"figure-8-{name}", _quantiles(group)
     if "contamination" in wanted:
         for family in contaminated(board):
             yield f"contamination-{slug(family.title)}", _contamination(family)
 
 
-def _numbered(found: Iterable[Group]) -> Iterator[tuple[str, Group]]:
+def _numbered(found: Iterable[VariantGroup]) -> Iterator[tuple[str, VariantGroup]]:
     """Yields groups with names: that of the ranking, with a number where it has several."""
     seen: Counter[str] = Counter()
     for group in found:
@@ -108,14 +108,14 @@ def _grey(maps: npt.NDArray[np.float32], each: bool) -> npt.NDArray[np.uint8]:
     return np.asarray(np.clip((maps - low) / spread, 0, 1) * 255, np.uint8)
 
 
-def _title(group: Group) -> str:
+def _title(group: VariantGroup) -> str:
     return visible(" · ".join([group.ranking.dataset, group.ranking.name, *group.ranking.badges()]))
 
 
-def _backbones(group: Group) -> Figure:
+def _backbones(group: VariantGroup) -> Figure:
     """The scores of each backbone with their deviation over seeds."""
     names = list(group.methods)
-    labels = [short(str(name[0])) for name in names]
+    labels = [shortened(str(name[0])) for name in names]
     # Wide enough that no name runs into the next.
     figure, axes = axes_of(max(4.5, 0.085 * len(names) * max(map(len, labels))), 2.6)
     for place, metric in enumerate(SCORES):
@@ -142,7 +142,7 @@ def _backbones(group: Group) -> Figure:
     return figure
 
 
-def _quantiles(group: Group) -> Figure:
+def _quantiles(group: VariantGroup) -> Figure:
     """Of each score a square for every α and β, with its value."""
     from matplotlib.figure import Figure
 
@@ -181,7 +181,7 @@ def _contamination(family: Family) -> Figure:
         if there:
             look = f"{MARKS[place % len(MARKS)]}-"
             colour = COLOURS[place % len(COLOURS)]
-            axes.plot(*zip(*there, strict=True), look, color=colour, markersize=4, label=short(method))
+            axes.plot(*zip(*there, strict=True), look, color=colour, markersize=4, label=shortened(method))
     axes.set_xticks([100 * share for share in shares])
     axes.set_xlabel("anomalous images among the training images in %")
     axes.set_ylabel("image AUROC in %")

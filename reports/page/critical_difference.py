@@ -29,7 +29,7 @@ def critical_difference_svg(methods: Sequence[str], average: Sequence[float], cr
     for rank in range(1, len(methods) + 1):
         parts.append(f'<path d="M{x(rank):.1f} 35v10"/><text x="{x(rank):.1f}" y="30">{rank}</text>')
     y = 54
-    for first, last in groups([average[m] for m in order], critical):
+    for first, last in tied_groups([average[m] for m in order], critical):
         low, high = x(average[order[first]]), x(average[order[last]])
         parts.append(f'<path class="tie" stroke-width="4" d="M{low - 3:.1f} {y}H{high + 3:.1f}"/>')
         y += 8
@@ -53,7 +53,7 @@ def critical_difference_svg(methods: Sequence[str], average: Sequence[float], cr
     )
 
 
-def groups(ranks: Sequence[float], critical: float) -> list[tuple[int, int]]:
+def tied_groups(ranks: Sequence[float], critical: float) -> list[tuple[int, int]]:
     """Returns first and last place of each longest run of ranks that lie within the critical difference.
 
     Args:

@@ -103,7 +103,7 @@ class Gallery:
         anomalous = np.array([kind != "normal" for kind in pictures.kinds])
         places = np.stack([places_of(k.scores) for k in kept.values()])
         groups = []
-        for title, about, chosen in choices(places, anomalous, pictures.kinds):
+        for title, about, chosen in gallery_choices(places, anomalous, pictures.kinds):
             rows = [self._row(category, n, kept, places, pictures) for n in chosen]
             if rows:
                 groups.append({"title": title, "about": about, "rows": rows})
@@ -197,7 +197,7 @@ def _sum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def choices(
+def gallery_choices(
     places: Floats, anomalous: npt.NDArray[np.bool_], kinds: Sequence[str]
 ) -> list[tuple[str, str, list[int]]]:
     """Chooses the images that tell most: ``(title, about, numbers of the images)``.

@@ -9,7 +9,7 @@ from harness.spec.operating_points import Operating
 from reports.tables.operating_points import splits_of
 
 
-def shown(operating: Operating) -> dict[str, Any]:
+def operating_payload(operating: Operating) -> dict[str, Any]:
     """Returns what the page shows of a run behind its cell, in words.
 
     Returns:

@@ -26,7 +26,7 @@ from harness.spec.metrics import TITLES, shown
 from harness.spec.names import slug
 from harness.spec.record import RunRecord
 from harness.spec.run import RunSpec
-from reports.page.operating_points import shown as operating
+from reports.page.operating_points import operating_payload as operating
 from reports.rankings.ranking import Ranking
 from reports.rankings.statistics import estimate, units
 

@@ -45,7 +45,7 @@ class Pair:
         return (self.measured.mean or 0.0) - self.published.value
 
 
-def compare(board: Leaderboard, published: Sequence[Published]) -> list[Pair]:
+def compare_published(board: Leaderboard, published: Sequence[Published]) -> list[Pair]:
     """Returns a pair for every measured cell for which a number was published."""
     printed: dict[tuple[str, ...], dict[tuple[str, str, str], list[Published]]] = defaultdict(dict)
     for n in published:

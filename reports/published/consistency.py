@@ -21,7 +21,7 @@ TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
-class Finding:
+class Inconsistency:
     """A published number that contradicts others.
 
     Attributes:
@@ -59,7 +59,7 @@ class Audit:
         cuts: of each dataset of the paper's numbers.
     """
 
-    findings: tuple[Finding, ...]
+    findings: tuple[Inconsistency, ...]
     means: int
     pooled: int
     cuts: tuple[Cut, ...] = ()
@@ -100,7 +100,7 @@ class Audit:
         return table
 
 
-def audit(numbers: Sequence[Published], test_images: TestImages | None = None) -> Audit:
+def check_consistency(numbers: Sequence[Published], test_images: TestImages | None = None) -> Audit:
     """Checks means against their categories, and pooled image AUROCs against both kinds of anomalies.
 
     Args:
@@ -118,7 +118,7 @@ def audit(numbers: Sequence[Published], test_images: TestImages | None = None) -
                 means += 1
                 mean = statistics.fmean(values)
                 if abs(mean - n.value) > TOLERANCE:
-                    findings.append(Finding(n, "mean", f"{mean:.2f}, mean of {len(values)} categories"))
+                    findings.append(Inconsistency(n, "mean", f"{mean:.2f}, mean of {len(values)} categories"))
     # With the same normal images, the AUROC over all anomalies is both kinds' mean, weighted by counts.
     cells = {
         (n.source, n.dataset, n.split, n.category, n.method): n
@@ -132,7 +132,7 @@ def audit(numbers: Sequence[Published], test_images: TestImages | None = None) -
         if split == "all" and len(ends) == 2:
             pooled += 1
             if not ends[0].value <= n.value <= ends[1].value:
-                findings.append(Finding(n, "pooled", f"{ends[0].printed} to {ends[1].printed}"))
+                findings.append(Inconsistency(n, "pooled", f"{ends[0].printed} to {ends[1].printed}"))
     return Audit(tuple(findings), means, pooled, _cuts(numbers, test_images or {}))
 
 

@@ -63,15 +63,15 @@ def our_name(kind: str, name: str) -> str:
 
 def paper() -> list[Published]:
     """Returns the numbers of ULSAD's paper, which come with the package."""
-    return load(Path(__file__).parent / f"{PAPER}.csv")
+    return load_numbers(Path(__file__).parent / f"{PAPER}.csv")
 
 
 def published(files: Iterable[Path] = ()) -> list[Published]:
     """Returns the paper's numbers and those of further files."""
-    return [*paper(), *(row for file in files for row in load(file))]
+    return [*paper(), *(row for file in files for row in load_numbers(file))]
 
 
-def load(path: Path) -> list[Published]:
+def load_numbers(path: Path) -> list[Published]:
     """Reads a CSV of published numbers.
 
     Raises:

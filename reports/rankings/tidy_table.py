@@ -50,7 +50,7 @@ def tidy(rankings: Iterable[Ranking]) -> pd.DataFrame:
     return pd.DataFrame(columns).astype(dict.fromkeys(("mean", "std", "low", "high"), float))
 
 
-def to_csv(table: pd.DataFrame) -> bytes:
+def tidy_csv(table: pd.DataFrame) -> bytes:
     """The table as CSV; the values of seeds stand in one field, ``93.1;92.8``, empty where there is none."""
     rows = table["values"].tolist()
     fields = iter(names.number_fields([value for row in rows for value in row]))

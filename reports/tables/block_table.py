@@ -19,7 +19,7 @@ _DIFFERENCE = re.compile(r"[+−]\d+\.\d+( \[.*\])?")
 
 
 @dataclass(frozen=True)
-class Line:
+class TableLine:
     """A row: what it is, a text for each column, and 1 for the best of a column, 2 for the second, else 0."""
 
     labels: tuple[str, ...]
@@ -32,7 +32,7 @@ class Block:
     """Rows that may be compared with each other."""
 
     title: str
-    lines: tuple[Line, ...]
+    lines: tuple[TableLine, ...]
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,10 @@ class Sheet:
             for block in self.blocks
             for line in block.lines
         ]
-        return page(self.name, self.title, ("numbers", *self.labels, *self.columns), rows)
+        return tables_page(self.name, self.title, ("numbers", *self.labels, *self.columns), rows)
 
 
-def page(
+def tables_page(
     name: str,
     caption: str,
     head: Sequence[str],

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from harness.spec.efficiency import Quantity
 from harness.spec.record import RunRecord
 from reports.rankings.leaderboard import Leaderboard
-from reports.tables.block_table import Block, Line, Sheet
+from reports.tables.block_table import Block, Sheet, TableLine
 
 
 class Column(NamedTuple):
@@ -117,7 +117,7 @@ def _disturbed(record: RunRecord) -> bool:
     return any(flag.startswith(("busy", "throttled")) for flag in flags)
 
 
-def _lines(methods: dict[str, list[RunRecord]]) -> Iterator[Line]:
+def _lines(methods: dict[str, list[RunRecord]]) -> Iterator[TableLine]:
     values = {method: [_value(column, own) for column in COLUMNS] for method, own in methods.items()}
     ranked = [_places([row[i] for row in values.values()], column) for i, column in enumerate(COLUMNS)]
     for number, (method, row) in enumerate(values.items()):
@@ -125,7 +125,7 @@ def _lines(methods: dict[str, list[RunRecord]]) -> Iterator[Line]:
             "not measured" if value is None else f"{value:.{column.digits}f}"
             for value, column in zip(row, COLUMNS, strict=True)
         )
-        yield Line((method,), texts, tuple(places[number] for places in ranked))
+        yield TableLine((method,), texts, tuple(places[number] for places in ranked))
 
 
 def _value(column: Column, records: Sequence[RunRecord]) -> float | None:

@@ -14,7 +14,7 @@ from reports.published.numbers import PAPER, Published
 from reports.rankings.leaderboard import Leaderboard
 from reports.rankings.ranking import Cell, told
 from reports.tables import latex as tex
-from reports.tables.block_table import page
+from reports.tables.block_table import tables_page
 from reports.tables.suites import SHEETS, sheet
 
 _HEAD = ("numbers", "dataset", "anomalies", "metric", "category")
@@ -22,7 +22,7 @@ _OTHERS = {"throughput": "Throughput (img/s)", "gpu_memory": "GPU memory (GB)"}
 
 
 @dataclass(frozen=True)
-class Row:
+class PaperRow:
     """One row of a table.
 
     Attributes:
@@ -42,7 +42,7 @@ class PaperTable:
 
     name: str
     methods: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[PaperRow, ...]
 
 
 def chosen(text: str, numbers: Sequence[Published]) -> list[str]:
@@ -73,7 +73,7 @@ def build_table(name: str, numbers: Sequence[Published], board: Leaderboard | No
     for key in keys:
         there = [cells.get((key, m)) for m in methods]
         places = _places([n.value if n else None for n in there], lowest=key[2] == "gpu_memory")
-        rows.append(Row(("published", *key), tuple(n.text() if n else "" for n in there), places))
+        rows.append(PaperRow(("published", *key), tuple(n.text() if n else "" for n in there), places))
     for ranking in board.rankings if board else ():
         for key in keys:
             dataset, split, metric, category = key
@@ -90,11 +90,11 @@ def build_table(name: str, numbers: Sequence[Published], board: Leaderboard | No
                     ]
                 )
                 texts = tuple(told(c) if c else "" for c in measured)
-                rows.append(Row((f"measured {ranking.name}", *key), texts, places))
+                rows.append(PaperRow((f"measured {ranking.name}", *key), texts, places))
     return PaperTable(name, methods, tuple(rows))
 
 
-def to_csv(table: PaperTable) -> str:
+def paper_csv(table: PaperTable) -> str:
     """The table as CSV, numbers as shown."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -135,7 +135,7 @@ def to_latex(table: PaperTable, style: str = "tmlr") -> str:
 def to_html(table: PaperTable) -> str:
     """The table as a page of its own."""
     rows = [(row.head, row.texts, row.places) for row in table.rows]
-    return page(table.name, _title(table), (*_HEAD, *table.methods), rows)
+    return tables_page(table.name, _title(table), (*_HEAD, *table.methods), rows)
 
 
 def files(
@@ -167,7 +167,7 @@ def files(
         table = build_table(name, numbers, board)
         made |= {
             f"{name}.tex": to_latex(table, style),
-            f"{name}.csv": to_csv(table),
+            f"{name}.csv": paper_csv(table),
             f"{name}.html": to_html(table),
         }
     if shown := [name for name in names if f"{name}.tex" in made]:

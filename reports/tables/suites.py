@@ -14,7 +14,7 @@ from reports.rankings.leaderboard import Leaderboard
 from reports.rankings.ranking import Cell, Ranking, ranks, told
 from reports.rankings.scores import MEAN
 from reports.rankings.variants import LEAKS, Change, changes, contaminated, leaks
-from reports.tables.block_table import Block, Line, Sheet
+from reports.tables.block_table import Block, Sheet, TableLine
 from reports.tables.efficiency import TITLE, efficiency
 
 SCORES = shown("suites")
@@ -95,7 +95,7 @@ QUANTILES = Ablation(
 
 
 @dataclass(frozen=True)
-class Group:
+class VariantGroup:
     """Rows of an ablation in one ranking: by key, the label of the method there.
 
     Attributes:
@@ -113,7 +113,7 @@ class Group:
         return " · ".join([*parts, *([self.settings] if self.settings else [])])
 
 
-def groups(board: Leaderboard, ablation: Ablation) -> Iterator[Group]:
+def variant_groups(board: Leaderboard, ablation: Ablation) -> Iterator[VariantGroup]:
     """Yields what may be compared: settings of one ranking that differ in what the ablation varies alone."""
     for ranking in board.rankings:
         found: dict[str, dict[Key, str]] = defaultdict(dict)
@@ -135,7 +135,7 @@ def groups(board: Leaderboard, ablation: Ablation) -> Iterator[Group]:
             words[name] = ", ".join(f"{k} = {v}" for k, v in sorted(own.items()))
         for name, methods in found.items():
             if len(methods) >= ablation.least:
-                yield Group(ranking, methods, words[name])
+                yield VariantGroup(ranking, methods, words[name])
 
 
 def _ablation(name: str, board: Leaderboard, about: Source) -> Sheet | None:
@@ -143,7 +143,7 @@ def _ablation(name: str, board: Leaderboard, about: Source) -> Sheet | None:
     if ablation is None:
         return None
     blocks = []
-    for group in groups(board, ablation):
+    for group in variant_groups(board, ablation):
         rows = ablation.rows or {key: tuple(map(str, key)) for key in group.methods}
         for category in group.ranking.categories if about.by_category else (MEAN,):
             cells = [[_cell(group, key, category, metric) for metric in SCORES] for key in rows]
@@ -156,15 +156,15 @@ def _ablation(name: str, board: Leaderboard, about: Source) -> Sheet | None:
     return Sheet(name, title, ablation.labels, columns, tuple(blocks))
 
 
-def _cell(group: Group, key: Key, category: str, metric: str) -> Cell:
+def _cell(group: VariantGroup, key: Key, category: str, metric: str) -> Cell:
     return group.ranking.cell(group.methods.get(key, ""), category, "all", metric)
 
 
-def _lines(labels: Sequence[tuple[str, ...]], cells: Sequence[Sequence[Cell]]) -> tuple[Line, ...]:
+def _lines(labels: Sequence[tuple[str, ...]], cells: Sequence[Sequence[Cell]]) -> tuple[TableLine, ...]:
     """Rows of cells, the best of each column marked."""
     places = list(zip(*(ranks(column) for column in zip(*cells, strict=True)), strict=True))
     return tuple(
-        Line(label, tuple(told(c) for c in row), tuple(place))
+        TableLine(label, tuple(told(c) for c in row), tuple(place))
         for label, row, place in zip(labels, cells, places, strict=True)
     )
 
@@ -176,7 +176,7 @@ def _leak(name: str, board: Leaderboard, about: Source) -> Sheet | None:
         for metric in SCORES:
             rows = [(m, [changes(found, "strict", p, m, metric) for p in there]) for m in found.methods]
             lines = tuple(
-                Line((method,), tuple(_points(row, there)), (0,) * len(LEAKS))
+                TableLine((method,), tuple(_points(row, there)), (0,) * len(LEAKS))
                 for method, row in rows
                 if any(row)
             )
@@ -206,7 +206,7 @@ def _contamination(name: str, board: Leaderboard, about: Source) -> Sheet | None
                 change = changes(found, shares[0], shares[-1], method, metric)
                 changed.append(change.text() if change else "not run")
             lines = tuple(
-                Line(line.labels, (*line.texts, text), (*line.places, 0))
+                TableLine(line.labels, (*line.texts, text), (*line.places, 0))
                 for line, text in zip(_lines([(m,) for m in found.methods], cells), changed, strict=True)
             )
             blocks.append(Block(f"{METRICS[metric].title} · {found.title}", lines))

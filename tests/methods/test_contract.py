@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from harness.checks.contract.checks import CHECKS, Finding, check, prepare
+from harness.checks.contract.checks import CHECKS, ContractFinding, check_method, prepare_case
 from harness.cli.main import main
 from harness.common.errors import UserError
 from harness.registry.methods import load_method, method_names
@@ -25,14 +25,14 @@ SMALL = {
 }
 
 
-def found(name: str, **options: float) -> dict[str, list[Finding]]:
-    by: dict[str, list[Finding]] = {}
-    for finding in check(prepare(f"{BROKEN}:{name}", **options)):  # type: ignore[arg-type]
+def found(name: str, **options: float) -> dict[str, list[ContractFinding]]:
+    by: dict[str, list[ContractFinding]] = {}
+    for finding in check_method(prepare_case(f"{BROKEN}:{name}", **options)):  # type: ignore[arg-type]
         by.setdefault(finding.check, []).append(finding)
     return by
 
 
-def sentences(findings: list[Finding]) -> str:
+def sentences(findings: list[ContractFinding]) -> str:
     assert all(finding.state == "breach" for finding in findings), findings
     return " ".join(finding.sentence for finding in findings)
 
@@ -90,7 +90,7 @@ def test_death_and_hanging_are_sentences() -> None:
 
 @pytest.mark.slow
 def test_a_swallowed_ctrl_c_is_found() -> None:
-    by = {f.check: f for f in check(prepare(f"{BROKEN}:Stubborn", settings={"epochs": 3}))}
+    by = {f.check: f for f in check_method(prepare_case(f"{BROKEN}:Stubborn", settings={"epochs": 3}))}
     assert "after Ctrl-C" in by["Ctrl-C"].sentence
     assert by["Ctrl-C"].state == "breach"
 
@@ -115,8 +115,8 @@ def test_the_command() -> None:
 def test_every_registered_method_keeps_its_contract(name: str) -> None:
     has_backbone = "backbone" in load_method(parse_name(name).base).Config.model_fields
     try:
-        case = prepare(SMALL.get(name, name), backbone=BACKBONE if has_backbone else "")
+        case = prepare_case(SMALL.get(name, name), backbone=BACKBONE if has_backbone else "")
     except UserError as missing:
         pytest.skip(str(missing))
-    breaches = [finding.line() for finding in check(case) if finding.state == "breach"]
+    breaches = [finding.line() for finding in check_method(case) if finding.state == "breach"]
     assert not breaches

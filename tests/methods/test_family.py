@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
 
-from harness.checks.contract.checks import check, prepare
+from harness.checks.contract.checks import check_method, prepare_case
 from harness.checks.contract.data import synthetic
 from harness.cli.main import main
 from harness.common.errors import UserError
@@ -193,5 +193,5 @@ def test_the_loop_trains_as_lightning_does(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TESTED))
 def test_models_keep_their_contract(name: str) -> None:
-    findings = check(prepare(f"anomalib:{name}[{TESTED[name]}]"))
+    findings = check_method(prepare_case(f"anomalib:{name}[{TESTED[name]}]"))
     assert not [finding.line() for finding in findings if finding.state == "breach"]

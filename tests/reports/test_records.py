@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from harness.common.cache import clear_cache
 from harness.common.errors import UserError
-from harness.data.image_cache import clear_cache
 from harness.results import store
 from harness.results.store import read_records
 from harness.spec.record import RunRecord
 from reports import records
 from reports.rankings.leaderboard import build
-from reports.rankings.tidy_table import tidy, to_csv
-from reports.records import load
+from reports.rankings.tidy_table import tidy, tidy_csv
+from reports.records import load_records
 from tests.reports.simulated import Simulation
 
 MADE = Simulation(60, categories=("x", "y"), epochs=2)
@@ -69,13 +69,13 @@ def test_what_the_cache_gives_is_what_the_files_hold(
     results: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     direct = read_records(results)
-    cold = load(results)
+    cold = load_records(results)
     read = counted(monkeypatch)
-    warm = load(results)
+    warm = load_records(results)
     assert not read
     assert plain(cold) == plain(warm) == plain(direct)
     assert all(isinstance(record, RunRecord) and record.epochs == [] for record in warm.records)
-    tables = [to_csv(tidy(build(found.records).rankings)) for found in (direct, cold, warm)]
+    tables = [tidy_csv(tidy(build(found.records).rankings)) for found in (direct, cold, warm)]
     assert tables[0] == tables[1] == tables[2]
     first, *others = warm.records
     assert any(other.environment is first.environment for other in others)
@@ -84,7 +84,7 @@ def test_what_the_cache_gives_is_what_the_files_hold(
 def test_only_changed_new_and_damaged_files_are_read(
     results: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load(results)
+    load_records(results)
     paths = store.record_files(results)
     changed, damaged, gone, copied = paths[:4]
     old = changed.stat()
@@ -98,21 +98,21 @@ def test_only_changed_new_and_damaged_files_are_read(
     new = copied.with_name("0000.json")
     new.write_bytes(copied.read_bytes())
     read = counted(monkeypatch)
-    found = load(results)
+    found = load_records(results)
     assert {*read} == {changed, damaged, new}
     assert plain(found) == plain(read_records(results))
     assert [path for path, _ in found.damaged] == [damaged]
     read.clear()
     # What is damaged is looked at each time, and named each time.
-    assert plain(load(results)) == plain(found)
+    assert plain(load_records(results)) == plain(found)
     assert read == [damaged]
 
 
 def test_a_fresh_file_is_not_remembered(results: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "SETTLED_NS", 3600 * 10**9)
-    load(results)
+    load_records(results)
     read = counted(monkeypatch)
-    load(results)
+    load_records(results)
     assert len(read) == MADE.n
 
 
@@ -149,25 +149,25 @@ def _folder(place: Path) -> None:
 def test_a_harmed_or_foreign_cache_is_not_believed(
     results: Path, cache: Path, harm: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load(results)
+    load_records(results)
     harm(only(cache))
     read = counted(monkeypatch)
-    assert plain(load(results)) == plain(read_records(results))
+    assert plain(load_records(results)) == plain(read_records(results))
     assert len(read) == MADE.n
     if only(cache).is_file():
         read.clear()
-        load(results)
+        load_records(results)
         assert not read
 
 
 def test_a_cache_whose_sum_is_right_and_whose_content_is_not_is_not_believed(
     results: Path, cache: Path
 ) -> None:
-    load(results)
+    load_records(results)
     place = only(cache)
     for body in (b"[{}, []]", b"{}", b"nothing", b'[{"identity":[]},[["a",[1,1,1,1],[0],{}]]]'):
         place.write_bytes(records._head(body) + b"\n" + body)
-        assert plain(load(results)) == plain(read_records(results))
+        assert plain(load_records(results)) == plain(read_records(results))
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
@@ -178,13 +178,13 @@ def test_a_cache_that_cannot_be_written_is_done_without(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(records, "write_atomically", refuse)
-    assert plain(load(results)) == plain(read_records(results))
+    assert plain(load_records(results)) == plain(read_records(results))
     assert not list(cache.glob("*"))
 
 
 def test_a_cache_folder_that_is_a_file_is_done_without(results: Path, cache: Path) -> None:
     cache.write_text("")
-    assert plain(load(results)) == plain(read_records(results))
+    assert plain(load_records(results)) == plain(read_records(results))
 
 
 def test_two_reports_at_once_leave_a_whole_cache(
@@ -192,14 +192,14 @@ def test_two_reports_at_once_leave_a_whole_cache(
 ) -> None:
     direct = plain(read_records(results))
     found: list[object] = []
-    threads = [threading.Thread(target=lambda: found.append(plain(load(results)))) for _ in range(6)]
+    threads = [threading.Thread(target=lambda: found.append(plain(load_records(results)))) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert found == [direct] * 6
     read = counted(monkeypatch)
-    assert plain(load(results)) == direct
+    assert plain(load_records(results)) == direct
     assert not read
     assert only(cache).name.startswith("records-")
 
@@ -210,7 +210,7 @@ def test_a_record_with_a_number_that_json_lacks_is_damaged(results: Path, cache:
     content["metrics"]["all"]["aupro"] = float("nan")
     path.write_text(json.dumps(content))
     for _ in range(2):
-        found = load(results)
+        found = load_records(results)
         assert content["key"] not in {r.key for r in found.records}
         assert path in {damaged for damaged, _ in found.damaged}
 
@@ -218,17 +218,17 @@ def test_a_record_with_a_number_that_json_lacks_is_damaged(results: Path, cache:
 def test_few_records_leave_no_file_and_another_folder_has_its_own(
     results: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load(results)
+    load_records(results)
     other = tmp_path / "other"
     results.rename(other)
-    load(other)
+    load_records(other)
     assert len(list(cache.glob("records-*.cache"))) == 2
     assert clear_cache(cache)[0] == 2
     monkeypatch.setattr(records, "FEW", 1000)
-    assert plain(load(other)) == plain(read_records(other))
+    assert plain(load_records(other)) == plain(read_records(other))
     assert not list(cache.glob("*"))
 
 
 def test_no_folder_is_a_sentence(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(UserError, match="There is no results folder"):
-        load(tmp_path / "none")
+        load_records(tmp_path / "none")

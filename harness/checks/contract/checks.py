@@ -2,7 +2,7 @@
 
 The method runs in processes of its own (:mod:`harness.checks.contract.steps`), on small synthetic images and
 with a short training, so that a crash or a hang of the method is one more finding. Every check ends in at
-least one :class:`Finding`.
+least one :class:`ContractFinding`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from harness.registry.names import parse_name
 from harness.registry.weights import Weights
 from harness.spec.suite import Suite
 
-State = Literal["passed", "breach", "not applicable", "not run"]
+StepState = Literal["passed", "breach", "not applicable", "not run"]
 
 CHECKS: Mapping[str, str] = {
     "runs": "fits and predicts",
@@ -80,7 +80,7 @@ _LIBRARY_NOISE = "Matplotlib is building the font cache"
 
 
 @dataclass(frozen=True)
-class Finding:
+class ContractFinding:
     """What one check found.
 
     Attributes:
@@ -90,7 +90,7 @@ class Finding:
     """
 
     check: str
-    state: State
+    state: StepState
     sentence: str = ""
 
     def line(self) -> str:
@@ -99,7 +99,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Case:
+class MethodCase:
     """A method that can be tested here, with its configuration and weights.
 
     Attributes:
@@ -122,7 +122,7 @@ class Case:
     timeout: float = 300.0
 
 
-def prepare(  # noqa: PLR0913 - options of a command
+def prepare_case(  # noqa: PLR0913 - options of a command
     name: str,
     *,
     settings: Mapping[str, Any] | None = None,
@@ -131,7 +131,7 @@ def prepare(  # noqa: PLR0913 - options of a command
     image_size: int = 64,
     device: str = "cpu",
     timeout: float = 300.0,
-) -> Case:
+) -> MethodCase:
     """Finds a method and all that it needs.
 
     Args:
@@ -162,7 +162,7 @@ def prepare(  # noqa: PLR0913 - options of a command
     steps = -(-max(image_size, one.needs.image_size_least) // step)
     check_needs(one, suite.model_copy(update={"image_size": steps * step}))
     chosen = choose(one, options)
-    return Case(
+    return MethodCase(
         base=one.name.base,
         label=one.label,
         config=one.config.model_dump(mode="json"),
@@ -175,7 +175,7 @@ def prepare(  # noqa: PLR0913 - options of a command
     )
 
 
-def check(case: Case) -> list[Finding]:
+def check_method(case: MethodCase) -> list[ContractFinding]:
     """Runs every check and returns the findings in the order of ``CHECKS``, at least one for each."""
     with tempfile.TemporaryDirectory(prefix="bench-contract-") as name:
         folder = Path(name)
@@ -185,8 +185,8 @@ def check(case: Case) -> list[Finding]:
     return _ordered(found)
 
 
-def _ordered(found: Sequence[Finding]) -> list[Finding]:
-    ordered: list[Finding] = []
+def _ordered(found: Sequence[ContractFinding]) -> list[ContractFinding]:
+    ordered: list[ContractFinding] = []
     # A fit that fails in the first step fails in later ones alike: it is said once.
     fatal = {f.sentence for f in found if f.check == "runs" and f.state == "breach"}
     found = [f for f in found if f.check == "runs" or not f.sentence or f.sentence not in fatal]
@@ -194,14 +194,14 @@ def _ordered(found: Sequence[Finding]) -> list[Finding]:
         of = list(dict.fromkeys(f for f in found if f.check == name))
         breaches = [f for f in of if f.state == "breach"]
         others = sorted(of, key=lambda f: (f.state == "passed", not f.sentence))[:1]
-        nothing = [Finding(name, "not run", "the method came to no result to check")]
+        nothing = [ContractFinding(name, "not run", "the method came to no result to check")]
         ordered += breaches or others or nothing
     return ordered
 
 
-def _session(case: Case, folder: Path, steps: Sequence[str]) -> list[Finding]:
+def _session(case: MethodCase, folder: Path, steps: Sequence[str]) -> list[ContractFinding]:
     """Runs steps in a worker; where one kills or blocks it, the rest runs in another."""
-    found: list[Finding] = []
+    found: list[ContractFinding] = []
     left = list(steps)
     while left:
         worker = _Worker(case, folder, left)
@@ -217,34 +217,34 @@ def _session(case: Case, folder: Path, steps: Sequence[str]) -> list[Finding]:
         ended = {line["end"] for line in lines if "end" in line}
         left = [step for step in left if step not in ended]
         if left and died:
-            found.append(Finding(_OWNERS[left[0]], "breach", f"In step '{left[0]}' {died}."))
+            found.append(ContractFinding(_OWNERS[left[0]], "breach", f"In step '{left[0]}' {died}."))
             left = left[1:]
     return found
 
 
-def _read(lines: Sequence[Mapping[str, str]]) -> list[Finding]:
+def _read(lines: Sequence[Mapping[str, str]]) -> list[ContractFinding]:
     found = []
     for line in lines:
         for kind, state in (("failed", "breach"), ("skipped", "not run")):
             if kind in line and "check" not in line:
-                found.append(Finding(_OWNERS[line[kind]], state, line["sentence"]))  # type: ignore[arg-type]
+                found.append(ContractFinding(_OWNERS[line[kind]], state, line["sentence"]))  # type: ignore[arg-type]
         if "check" in line:
             found.append(_finding(line))
     return found
 
 
-def _finding(line: Mapping[str, str]) -> Finding:
+def _finding(line: Mapping[str, str]) -> ContractFinding:
     if line["breach"]:
-        return Finding(line["check"], "breach", line["breach"])
+        return ContractFinding(line["check"], "breach", line["breach"])
     if line["skipped"]:
-        return Finding(line["check"], "not applicable", line["skipped"])
-    return Finding(line["check"], "passed", line["note"])
+        return ContractFinding(line["check"], "not applicable", line["skipped"])
+    return ContractFinding(line["check"], "passed", line["note"])
 
 
 class _Worker:
     """A worker process with fresh folders, whatever it prints and writes caught."""
 
-    def __init__(self, case: Case, folder: Path, steps: Sequence[str]) -> None:
+    def __init__(self, case: MethodCase, folder: Path, steps: Sequence[str]) -> None:
         self.job = folder / "job"
         self._watched = {name: folder / name for name in ("cwd", "home", "tmp")}
         for path in (self.job, folder / "data", _library_caches(), *self._watched.values()):
@@ -287,18 +287,18 @@ class _Worker:
         """Whether the process is in the step that fits until it is interrupted."""
         return (self.job / "fitting").exists() and self.process.poll() is None
 
-    def interrupt(self) -> Finding:
+    def interrupt(self) -> ContractFinding:
         """Sends Ctrl-C in the middle of ``fit``."""
         # Well into fit, past what is set up at its start.
         time.sleep(0.5)
         if self.process.poll() is not None:
-            return Finding("Ctrl-C", "breach", "The process ended before Ctrl-C.")
+            return ContractFinding("Ctrl-C", "breach", "The process ended before Ctrl-C.")
         before, computed = _cpu_seconds(self.process.pid), 0.0
         sent = time.monotonic()
         self.process.send_signal(signal.SIGINT)
         while (code := self.process.poll()) is None:
             if time.monotonic() - sent > 2 * PROMPT:
-                return Finding(
+                return ContractFinding(
                     "Ctrl-C", "breach", f"fit went on for more than {2 * PROMPT:g} s after Ctrl-C."
                 )
             computed = max(computed, _cpu_seconds(self.process.pid) - before)
@@ -306,10 +306,10 @@ class _Worker:
         took = time.monotonic() - sent
         # On a busy machine the clock goes on while the process waits for a core.
         if min(took, computed) > PROMPT:
-            return Finding("Ctrl-C", "breach", f"fit ended only {took:.1f} s after Ctrl-C.")
+            return ContractFinding("Ctrl-C", "breach", f"fit ended only {took:.1f} s after Ctrl-C.")
         if code != INTERRUPTED:
-            return Finding("Ctrl-C", "breach", "Ctrl-C in fit did not arrive as KeyboardInterrupt.")
-        return Finding("Ctrl-C", "passed", f"ended after {took:.2f} s")
+            return ContractFinding("Ctrl-C", "breach", "Ctrl-C in fit did not arrive as KeyboardInterrupt.")
+        return ContractFinding("Ctrl-C", "passed", f"ended after {took:.2f} s")
 
     def lines(self) -> list[dict[str, str]]:
         """Returns the findings so far; a line half-written is left out."""
@@ -317,7 +317,7 @@ class _Worker:
         whole = path.read_text(encoding="utf-8").rpartition("\n")[0] if path.exists() else ""
         return [json.loads(line) for line in whole.splitlines()]
 
-    def traces(self) -> list[Finding]:
+    def traces(self) -> list[ContractFinding]:
         """Returns findings on what was printed and written, and clears it away."""
         found = []
         for name, path in self._printed.items():
@@ -327,15 +327,15 @@ class _Worker:
             line = text.splitlines()[0][:120] if text else ""
             breach = text and not crashed
             sentence = f"The method printed to {name}: {line!r}." if breach else ""
-            found.append(Finding("prints", "breach" if breach else "passed", sentence))
+            found.append(ContractFinding("prints", "breach" if breach else "passed", sentence))
         for name, folder in self._watched.items():
             for path in sorted(p for p in folder.rglob("*") if not p.is_dir()):
                 place = {"cwd": "the working directory", "home": "the home", "tmp": "the temporary folder"}
                 sentence = f"The method left {path.relative_to(folder)} in {place[name]}."
-                found.append(Finding("files", "breach", sentence))
+                found.append(ContractFinding("files", "breach", sentence))
             shutil.rmtree(folder)
             folder.mkdir()
-        return [*found, Finding("files", "passed")]
+        return [*found, ContractFinding("files", "passed")]
 
     def kill(self) -> None:
         """Ends the process and its children, however they are."""
@@ -384,7 +384,7 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-def write_job(case: Case, folder: Path, steps: Sequence[str]) -> None:
+def write_job(case: MethodCase, folder: Path, steps: Sequence[str]) -> None:
     """Writes what a worker is to do to ``job.json``."""
     values = asdict(case) | {"folder": folder, "steps": list(steps), "method": case.base}
     del values["base"], values["timeout"]

@@ -19,12 +19,12 @@ import torch
 
 
 @dataclass(frozen=True)
-class ProcessState:
+class WatchedState:
     """Settings of a process that the next run would inherit, by name."""
 
     values: Mapping[str, Any]
 
-    def changes(self, later: ProcessState) -> list[str]:
+    def changes(self, later: WatchedState) -> list[str]:
         """Returns a sentence for each setting that differs later."""
         return [
             f"The method leaves {name} changed: {_change(was, later.values[name])}."
@@ -33,9 +33,9 @@ class ProcessState:
         ]
 
 
-def process_state() -> ProcessState:
+def process_state() -> WatchedState:
     """Returns this process's state; random generators are left out, the harness seeds them for every run."""
-    return ProcessState(
+    return WatchedState(
         {
             "the working directory": str(Path.cwd()),
             "the environment variables": dict(os.environ),

@@ -34,7 +34,7 @@ from harness.checks.contract.worker import (
     Worker,
     difference,
     own_sentence,
-    said,
+    say_all,
 )
 from harness.data.image_cache import load_images
 from harness.execution.devices import GeneratorState
@@ -234,7 +234,7 @@ def step_size(worker: Worker) -> None:
     except Exception as error:
         worker.say(
             "image size",
-            "" if own_sentence(error) else f"At {size} px {said(error)}",
+            "" if own_sentence(error) else f"At {size} px {say_all(error)}",
             note=f"refused: {error}",
         )
         return
@@ -249,7 +249,7 @@ def step_single(worker: Worker) -> None:
         worker.fit(method, synthetic(1, size, 0), synthetic(1, size, 1))
         breach = _usable(worker, method, worker.test_images(), size)
     except Exception as error:
-        breach = "" if own_sentence(error) else f"With a single training image {said(error)}"
+        breach = "" if own_sentence(error) else f"With a single training image {say_all(error)}"
         worker.say("single image", breach, note=f"refused: {error}")
         return
     worker.say("single image", breach)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harness.checks.contract.data import synthetic
-from harness.checks.contract.state import FileWatch, ProcessState, process_state
+from harness.checks.contract.state import FileWatch, WatchedState, process_state
 from harness.common.errors import UserError
 from harness.execution.devices import seed_everything
 from harness.method import Epoch, Images, Method, Prediction, TrainingData
@@ -77,7 +77,7 @@ class Worker:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.device = torch.device(job.device)
-        self.before = ProcessState({})
+        self.before = WatchedState({})
         self.scratch = job.folder / "scratch"
         self.scratch.mkdir(exist_ok=True)
         self.watch = FileWatch(job.folder, *LIBRARIES)
@@ -102,12 +102,12 @@ class Worker:
                 steps[step](self)
             except Exception as error:
                 kind = "skipped" if isinstance(error, NotRunError) else "failed"
-                self._line({kind: step, "sentence": said(error)})
+                self._line({kind: step, "sentence": say_all(error)})
             self._line({"end": step})
             for path in self.watch.take():
                 self.say("files", f"In step '{step}' the method wrote {path}; only Setup.scratch is its own.")
 
-    def _imported_state(self) -> ProcessState:
+    def _imported_state(self) -> WatchedState:
         self.build()
         seed_everything(0)
         return process_state()
@@ -192,7 +192,7 @@ def own_sentence(error: Exception) -> bool:
     return own and isinstance(error, (UserError, ValueError)) and len(text.split()) > 2 and "\n" not in text
 
 
-def said(error: BaseException) -> str:
+def say_all(error: BaseException) -> str:
     """Returns one sentence: what was raised, and where."""
     if isinstance(error, (UserError, NotRunError)):
         return str(error)

@@ -19,7 +19,7 @@ from harness.common.text import plain
 from harness.data.card import NORMAL, Card, dataset_root
 from harness.data.samples import CategoryData, Sample, category_names, scan_category
 
-Kind = Literal["duplicate", "mask", "shift"]
+AuditKind = Literal["duplicate", "mask", "shift"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Finding:
+class AuditFinding:
     """Something that a person should look at.
 
     Attributes:
@@ -41,7 +41,7 @@ class Finding:
         pictures: what to look at.
     """
 
-    kind: Kind
+    kind: AuditKind
     message: str
     pictures: tuple[Picture, ...] = ()
 
@@ -62,9 +62,9 @@ class Audited:
     counts: dict[str, int]
     brightness: dict[str, tuple[float, ...]]
     shifts: tuple[Shift, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[AuditFinding, ...]
 
-    def count(self, kind: Kind) -> int:
+    def count(self, kind: AuditKind) -> int:
         """Returns how many findings of a kind there are."""
         return sum(finding.kind == kind for finding in self.findings)
 
@@ -126,7 +126,7 @@ def _audit(card: Card, category: str, root: Path, data: CategoryData, most: floa
 
 def _duplicates(
     train: Sequence[Look], validation: Sequence[Look], test: Sequence[Look], root: Path
-) -> Iterator[Finding]:
+) -> Iterator[AuditFinding]:
     if not train:
         return
     usual = np.mean([look.detail for look in train], axis=0)
@@ -140,42 +140,43 @@ def _duplicates(
             pictures = tuple(_picture(look.sample, root) for look in (one[at], other[like]))
             same = f"hashes differ in {bits} of 63 bits, details correlate at {alike:.3f}"
             message = f"{words.format(*(picture.name for picture in pictures))} ({same})"
-            yield Finding("duplicate", message, pictures)
+            yield AuditFinding("duplicate", message, pictures)
 
 
 def _masks(
     card: Card, category: str, root: Path, samples: Sequence[Sample], most: float
-) -> Iterator[Finding]:
-    def look(sample: Sample) -> list[Finding]:
+) -> Iterator[AuditFinding]:
+    def look(sample: Sample) -> list[AuditFinding]:
         if sample.kind != NORMAL:
             picture = _picture(sample, root)
             return [
-                Finding("mask", f"{picture.name} {fault}", (picture,)) for fault in mask_faults(sample, most)
+                AuditFinding("mask", f"{picture.name} {fault}", (picture,))
+                for fault in mask_faults(sample, most)
             ]
         if masks := masks_of_normals(card, category, root, sample):
             picture = _picture(sample, root, masks)
             message = f"{picture.name} is normal, but has a mask that marks something"
-            return [Finding("mask", message, (picture,))]
+            return [AuditFinding("mask", message, (picture,))]
         return []
 
     for found in in_threads(look, samples):
         yield from found
 
 
-def _shift(shift: Shift, groups: dict[str, list[Look]], root: Path) -> Finding:
+def _shift(shift: Shift, groups: dict[str, list[Look]], root: Path) -> AuditFinding:
     """Shows of each group the image in its middle."""
     pictures = []
     for name in (shift.before, shift.after):
         ordered = sorted(groups[name], key=lambda look: getattr(look, shift.what))
         pictures.append(_picture(ordered[len(ordered) // 2].sample, root))
-    return Finding("shift", str(shift), tuple(pictures))
+    return AuditFinding("shift", str(shift), tuple(pictures))
 
 
-def _sizes(groups: dict[str, list[Look]], root: Path) -> Iterator[Finding]:
+def _sizes(groups: dict[str, list[Look]], root: Path) -> Iterator[AuditFinding]:
     for name in ("validation", "normal test", ANOMALOUS):
         if message := unseen_sizes(groups["training"], name, groups[name]):
             pictures = tuple(_picture(groups[which][0].sample, root) for which in ("training", name))
-            yield Finding("shift", message, pictures)
+            yield AuditFinding("shift", message, pictures)
 
 
 def _picture(sample: Sample, root: Path, masks: tuple[Path, ...] | None = None) -> Picture:

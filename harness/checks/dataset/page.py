@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from harness.checks.dataset.audit import Audited, Finding, Picture
+from harness.checks.dataset.audit import Audited, AuditFinding, Picture
 from harness.checks.dataset.shifts import GREY_LEVELS, LARGE, LEVEL
 from harness.common.html import render
 from harness.data.decoding import read_mask, read_rgb
@@ -29,7 +29,7 @@ _TITLES = {
 _WIDTH, _ROW = 460, 26
 
 
-def page(audited: Sequence[Audited]) -> str:
+def audit_page(audited: Sequence[Audited]) -> str:
     """Returns the page as HTML.
 
     Raises:
@@ -64,7 +64,7 @@ def _category(one: Audited, identifier: str) -> dict[str, Any]:
     }
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def _finding(finding: AuditFinding) -> dict[str, Any]:
     return {"message": finding.message, "pictures": [(p.name, address(p)) for p in finding.pictures]}
 
 

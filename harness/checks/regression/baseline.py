@@ -39,7 +39,7 @@ _LINE = 100
 
 
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
-Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+CostValue = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Score(Frozen):
@@ -66,13 +66,13 @@ class Hardware(Frozen):
         memory_device: peak MiB of the GPU's allocator.
     """
 
-    fit: list[Cost] = Field(default_factory=list)
-    predict: list[Cost] = Field(default_factory=list)
-    memory_host: list[Cost] = Field(default_factory=list)
-    memory_device: list[Cost] = Field(default_factory=list)
+    fit: list[CostValue] = Field(default_factory=list)
+    predict: list[CostValue] = Field(default_factory=list)
+    memory_host: list[CostValue] = Field(default_factory=list)
+    memory_device: list[CostValue] = Field(default_factory=list)
 
 
-class Cell(Frozen):
+class BaselineCell(Frozen):
     """A method with its settings on one category under one protocol, all seeds together.
 
     Attributes:
@@ -135,7 +135,7 @@ class Baseline(Frozen):
     version: str
     fingerprints: dict[str, dict[str, Any]]
     environments: dict[str, dict[str, Any]]
-    cells: list[Cell] = Field(min_length=1)
+    cells: list[BaselineCell] = Field(min_length=1)
 
 
 def write_baseline(path: Path, baseline: Baseline) -> None:

@@ -9,7 +9,7 @@ from statistics import fmean
 
 import numpy as np
 
-from harness.checks.regression.baseline import SCORES, Baseline, Cell, ScoreName
+from harness.checks.regression.baseline import SCORES, Baseline, BaselineCell, ScoreName
 from harness.checks.regression.gather import Gathered, incomparable
 from harness.checks.regression.significance import Array
 from harness.checks.regression.verdict import Answer, Compared
@@ -32,8 +32,8 @@ class Case:
         bases: by metric the baseline's mean over the same seeds.
     """
 
-    cell: Cell
-    now: Cell | None = None
+    cell: BaselineCell
+    now: BaselineCell | None = None
     answer: Answer = "ok"
     reasons: list[str] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Case:
 
 
 @dataclass
-class Group:
+class CellGroup:
     """Several cases together: what no single one shows, all may.
 
     Attributes:
@@ -61,14 +61,14 @@ class Group:
     costs: list[Compared] = field(default_factory=list)
 
 
-def match(cell: Cell, found: Gathered) -> Cell | None:
+def match(cell: BaselineCell, found: Gathered) -> BaselineCell | None:
     """Returns the newest comparable cell of new results, else the newest of its slot, if there is any."""
     candidates = [c for c in found.cells if c.slot == cell.slot]
     fitting = [c for c in candidates if not incomparable(cell, c)]
     return next(reversed(fitting or candidates), None)
 
 
-def open_case(cell: Cell, baseline: Baseline, found: Gathered) -> Case:
+def open_case(cell: BaselineCell, baseline: Baseline, found: Gathered) -> Case:
     """Finds what a cell is to be compared with, and says what is missing."""
     now = match(cell, found)
     case = Case(cell)
@@ -97,13 +97,13 @@ def open_case(cell: Cell, baseline: Baseline, found: Gathered) -> Case:
     return case
 
 
-def over_categories(cases: Sequence[Case]) -> list[Group]:
+def over_categories(cases: Sequence[Case]) -> list[CellGroup]:
     """Returns the methods that were measured on two categories or more of a dataset."""
     members: dict[str, list[Case]] = defaultdict(list)
     for case in cases:
         if case.differences:
             members[case.cell.model_copy(update={"category": "*"}).name].append(case)
-    return [Group(name, ones) for name, ones in sorted(members.items()) if len(ones) > 1]
+    return [CellGroup(name, ones) for name, ones in sorted(members.items()) if len(ones) > 1]
 
 
 def _as_number(seed: str) -> tuple[int, str]:

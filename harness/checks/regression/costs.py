@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.checks.regression import significance
 from harness.checks.regression.baseline import COSTS
-from harness.checks.regression.comparison import Case, Group
+from harness.checks.regression.comparison import Case, CellGroup
 from harness.checks.regression.significance import Array
 from harness.checks.regression.verdict import Compared
 
@@ -37,7 +37,7 @@ class _Timed:
     ratio: float
 
 
-def judge_costs(cases: Sequence[Case], slower: float) -> list[Group]:
+def judge_costs(cases: Sequence[Case], slower: float) -> list[CellGroup]:
     """Compares every cost of cases, and adds what was found to them.
 
     Args:
@@ -52,11 +52,11 @@ def judge_costs(cases: Sequence[Case], slower: float) -> list[Group]:
         for name in sorted(case.cell.costs.keys() & (case.now.costs.keys() if case.now else set())):
             for cost in COSTS:
                 _one(case, name, cost, tested, slower)
-    groups: dict[str, Group] = {}
+    groups: dict[str, CellGroup] = {}
     for (name, cost), timed in sorted(tested.items()):
         common = float(np.median([t.ratio for t in timed])) if len(timed) >= _MACHINE else 1.0
         if len(timed) >= _MACHINE:
-            group = groups.setdefault(name, Group(f"all cells on {name}", [t.case for t in timed]))
+            group = groups.setdefault(name, CellGroup(f"all cells on {name}", [t.case for t in timed]))
             rule = f"median over {len(timed)} cells, at least {_percent(slower)}"
             totals = [float(sum(np.median(side) for side in sides)) for sides in _sides(timed)]
             group.costs.append(

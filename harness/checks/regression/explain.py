@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.checks.regression.baseline import SCORES, Baseline, Cell
+from harness.checks.regression.baseline import SCORES, Baseline, BaselineCell
 from harness.checks.regression.comparison import match
-from harness.checks.regression.gather import Gathered, differences, incomparable
+from harness.checks.regression.gather import Gathered, condition_changes, incomparable
 from harness.checks.regression.verdict import Report, Verdict
 from harness.common.errors import UserError, nearest
 from harness.common.text import plain
@@ -33,7 +33,7 @@ _SUSPECTS = (
 )
 
 
-def find_cell(text: str, baseline: Baseline) -> Cell:
+def find_cell(text: str, baseline: Baseline) -> BaselineCell:
     """Returns the cell that is named, or the only one whose name contains ``text``.
 
     Raises:
@@ -52,7 +52,7 @@ def find_cell(text: str, baseline: Baseline) -> Cell:
     )
 
 
-def explain(cell: Cell, baseline: Baseline, found: Gathered, report: Report) -> Iterator[str]:
+def explain(cell: BaselineCell, baseline: Baseline, found: Gathered, report: Report) -> Iterator[str]:
     """Yields the lines about a cell, harmless to print."""
     verdict = next(v for v in report.verdicts if v.name == cell.name and not v.group)
     now = match(cell, found)
@@ -68,14 +68,17 @@ def explain(cell: Cell, baseline: Baseline, found: Gathered, report: Report) -> 
         yield f"  {cost.what} on {plain(cost.hardware)}: {values}; {cost.rule}"
     yield "Differences between the baseline and now:"
     environment = environment_changes(cell, now, baseline.environments, found.environments)
-    identity = differences(cell, now)
+    identity = condition_changes(cell, now)
     lines = [*identity, *(f"{key} {before} → {after}" for key, (before, after) in environment.items())]
     yield from (f"  {plain(line)}" for line in lines or ["none that the records know of"])
     yield f"Likely reason: {plain(_reason(verdict, cell, now, identity, environment))}"
 
 
 def environment_changes(
-    cell: Cell, now: Cell, before: Mapping[str, dict[str, Any]], after: Mapping[str, dict[str, Any]]
+    cell: BaselineCell,
+    now: BaselineCell,
+    before: Mapping[str, dict[str, Any]],
+    after: Mapping[str, dict[str, Any]],
 ) -> dict[str, tuple[str, str]]:
     """Returns what differs between the environments of two cells: ``{"packages.torch": ("2.4", "2.5")}``."""
     old = [_flat(before[name]) for name in cell.environments if name in before]
@@ -103,7 +106,7 @@ def pattern(change: np.ndarray[Any, np.dtype[np.float64]]) -> str:
     return "each seed has changed at random, as another library or machine does"
 
 
-def _seeds(cell: Cell, now: Cell) -> Iterator[str]:
+def _seeds(cell: BaselineCell, now: BaselineCell) -> Iterator[str]:
     for metric, score in cell.scores.items():
         later = now.scores[metric].seeds if metric in now.scores else {}
         yield f"  {SCORES[metric]}, %: seed, baseline, now, difference"
@@ -121,7 +124,11 @@ def _seeds(cell: Cell, now: Cell) -> Iterator[str]:
 
 
 def _reason(
-    verdict: Verdict, cell: Cell, now: Cell, identity: list[str], environment: Mapping[str, tuple[str, str]]
+    verdict: Verdict,
+    cell: BaselineCell,
+    now: BaselineCell,
+    identity: list[str],
+    environment: Mapping[str, tuple[str, str]],
 ) -> str:
     if forbidding := incomparable(cell, now):
         return (

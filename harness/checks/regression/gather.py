@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from harness import __version__
-from harness.checks.regression.baseline import COSTS, SCORES, Baseline, Cell, Hardware, Score, ScoreName
+from harness.checks.regression.baseline import (
+    COSTS,
+    SCORES,
+    Baseline,
+    BaselineCell,
+    Hardware,
+    Score,
+    ScoreName,
+)
 from harness.common.errors import UserError
 from harness.common.text import plain
 from harness.results.store import newest, rank, read_records
@@ -38,7 +46,7 @@ class Gathered:
         damaged: files that are no records.
     """
 
-    cells: tuple[Cell, ...]
+    cells: tuple[BaselineCell, ...]
     failed: dict[Slot, list[str]]
     fingerprints: dict[str, dict[str, Any]]
     environments: dict[str, dict[str, Any]]
@@ -71,7 +79,7 @@ def gather(folders: Sequence[Path]) -> Gathered:
     in_order = sorted(together.values(), key=lambda records: max(map(rank, records)))
     cells = sorted((_cell(records) for records in in_order), key=lambda cell: cell.name)
     fingerprints = {record.fingerprint.short(): record.fingerprint.shared() for record in used}
-    environments = {digest(record.environment): record.environment for record in used}
+    environments = {baseline_digest(record.environment): record.environment for record in used}
     return Gathered(tuple(cells), dict(failed), fingerprints, environments, tuple(damaged))
 
 
@@ -87,10 +95,10 @@ def as_baseline(found: Gathered) -> Baseline:
         )
     for one, other in zip(found.cells, found.cells[1:], strict=False):
         if one.name == other.name:
+            why = "; ".join(condition_changes(one, other)) or "two cells of one name"
             raise UserError(
-                f"The runs of {plain(one.name)} do not belong together ("
-                f"{'; '.join(differences(one, other)) or 'two cells of one name'}): run the older ones again "
-                "by `bench run --overwrite stale`, or give another results folder."
+                f"The runs of {plain(one.name)} do not belong together ({why}): run the older ones again by "
+                "`bench run --overwrite stale`, or give another results folder."
             )
     return Baseline(
         version=__version__,
@@ -101,7 +109,7 @@ def as_baseline(found: Gathered) -> Baseline:
 
 
 def incomparable(
-    one: Cell, other: Cell, fingerprints: Sequence[dict[str, dict[str, Any]]] = ({}, {})
+    one: BaselineCell, other: BaselineCell, fingerprints: Sequence[dict[str, dict[str, Any]]] = ({}, {})
 ) -> list[str]:
     """Returns what forbids to compare two cells' scores, in words; nothing where they are comparable."""
     found = []
@@ -119,7 +127,7 @@ def incomparable(
     return found
 
 
-def differences(one: Cell, other: Cell) -> list[str]:
+def condition_changes(one: BaselineCell, other: BaselineCell) -> list[str]:
     """Returns everything that differs in what two cells are, in words."""
     found = incomparable(one, other)
     fields = {"version of the method": "method_version", "score rule": "score_rule", "source": "source"}
@@ -139,17 +147,17 @@ def _short(value: Any) -> str:
     return "–" if value is None or value == "" else str(value)
 
 
-def _cell(records: list[RunRecord]) -> Cell:
+def _cell(records: list[RunRecord]) -> BaselineCell:
     spec, identity = records[0].spec, records[0].identity
     dataset, category, method, protocol = _slot(spec)
-    return Cell(
+    return BaselineCell(
         dataset=dataset,
         category=category,
         method=method,
         protocol=protocol,
         setup=_setup(spec),
         fingerprint=records[0].fingerprint.short(),
-        weights={name: digest[:16] for name, digest in identity.weights.items()},
+        weights={name: baseline_digest[:16] for name, baseline_digest in identity.weights.items()},
         data=identity.data,
         defects=identity.defects[:16],
         counts=_counts(records[0]),
@@ -157,7 +165,7 @@ def _cell(records: list[RunRecord]) -> Cell:
         score_rule=identity.score_rule,
         source=identity.source[:16],
         config=identity.config,
-        environments=sorted({digest(record.environment) for record in records}),
+        environments=sorted({baseline_digest(record.environment) for record in records}),
         finished=max(record.finished for record in records),
         scores=dict(_scores(records)),
         costs=_costs(records),
@@ -209,7 +217,7 @@ def _slot(spec: RunSpec) -> Slot:
     base, _, _ = spec.method.partition("[")
     params = ",".join(f"{name}={_value(value)}" for name, value in sorted(spec.params.items()))
     if len(params) > _LONG:
-        params = f"{len(spec.params)} settings, {digest(spec.params)}"
+        params = f"{len(spec.params)} settings, {baseline_digest(spec.params)}"
     return (spec.dataset, spec.category, f"{base}[{params}]" if params else base, spec.protocol)
 
 
@@ -237,6 +245,6 @@ def _belonging(record: RunRecord) -> str:
     return json.dumps([spec, identity, fingerprint, _counts(record)], sort_keys=True)
 
 
-def digest(value: Any) -> str:
+def baseline_digest(value: Any) -> str:
     """Returns 8 hexadecimal digits over a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]

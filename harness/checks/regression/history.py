@@ -96,7 +96,7 @@ def append(path: Path, report: Report, time: str) -> None:
         ) from error
 
 
-def read(path: Path) -> tuple[list[Night], list[str]]:
+def read_history(path: Path) -> tuple[list[Night], list[str]]:
     """Returns the checks of a history, oldest first, and what was said of lines that are none.
 
     Raises:

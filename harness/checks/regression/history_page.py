@@ -16,7 +16,7 @@ from harness.common.text import plain
 _WIDTH, _HEIGHT, _EDGE = 420, 90, 6
 
 
-def page(nights: Sequence[Night], courses: Sequence[Course]) -> str:
+def history_page(nights: Sequence[Night], courses: Sequence[Course]) -> str:
     """Returns the page as HTML.
 
     Args:

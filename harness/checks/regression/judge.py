@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.checks.regression.baseline import SCORES, Baseline
 from harness.checks.regression.changes import judge_changes
-from harness.checks.regression.comparison import Case, Group, open_case, over_categories
+from harness.checks.regression.comparison import Case, CellGroup, open_case, over_categories
 from harness.checks.regression.costs import judge_costs
 from harness.checks.regression.gather import Gathered
 from harness.checks.regression.scores import judge_scores
@@ -88,7 +88,7 @@ def _verdict(case: Case) -> Verdict:
     )
 
 
-def _group_verdict(group: Group) -> Verdict:
+def _group_verdict(group: CellGroup) -> Verdict:
     lost, longer, risen = _said(group.scores, group.costs)
     return Verdict(
         name=group.name,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.checks.regression import significance
-from harness.checks.regression.baseline import SCORES, Cell, ScoreName
-from harness.checks.regression.comparison import Case, Group
+from harness.checks.regression.baseline import SCORES, BaselineCell, ScoreName
+from harness.checks.regression.comparison import Case, CellGroup
 from harness.checks.regression.verdict import Compared
 
 # False-discovery rate over all tests of scores of a check.
@@ -41,7 +41,7 @@ class _Pending:
     p: float
 
 
-def judge_scores(cases: Sequence[Case], groups: Sequence[Group], min_effect: float) -> None:
+def judge_scores(cases: Sequence[Case], groups: Sequence[CellGroup], min_effect: float) -> None:
     """Compares every score of cases and groups, and adds what was found to them.
 
     A tested loss counts if it is a discovery, if the mean fell by ``min_effect`` percent points, and if the
@@ -100,7 +100,7 @@ def _by_margin(case: Case, metric: ScoreName, min_effect: float, why: str) -> Co
     return _compared(metric, case.bases[metric], mean, len(change), rule, mean < -margin, mean > margin)
 
 
-def without_spread(cell: Cell) -> bool:
+def without_spread(cell: BaselineCell) -> bool:
     """Whether the method is deterministic: several seeds agree in every score.
 
     One score alone may agree by chance, or because it is 100 for every seed.
@@ -118,7 +118,7 @@ def _pending(case: Case, metric: ScoreName, p: float) -> _Pending:
 
 
 def _group_pending(
-    group: Group, metric: ScoreName, losses: significance.Losses, places: dict[tuple[int, ScoreName], int]
+    group: CellGroup, metric: ScoreName, losses: significance.Losses, places: dict[tuple[int, ScoreName], int]
 ) -> _Pending | None:
     """Tests a method over its categories: over seeds within them, or over the categories themselves.
 

@@ -37,7 +37,7 @@ def print_report(report: Report, console: Console) -> None:
     console.print(Text(report.summary, style=_STYLES.get(report.answer, "yellow")), soft_wrap=True)
 
 
-def to_markdown(report: Report) -> str:
+def verdict_markdown(report: Report) -> str:
     """Returns the page of a job's summary: what is not ok first, then every cell, folded."""
     mark = _MARKS.get(report.answer, "⚠️")
     lines = [f"## {mark} bench check: {markdown(report.answer)}", "", markdown(report.summary), ""]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from harness.common.errors import UserError
-from harness.execution.executors.protocol import Executor, Option, Place
+from harness.execution.executors.protocol import Executor, Option, ReadyExecutor
 
 _OF_RAY = (
     Option(
@@ -25,16 +25,16 @@ _OF_RAY = (
 
 
 @contextmanager
-def _local(device: str, _: Mapping[str, Any]) -> Iterator[Place]:
+def _local(device: str, _: Mapping[str, Any]) -> Iterator[ReadyExecutor]:
     from harness.execution.devices import find_devices
     from harness.execution.executors.local import run_all
 
     devices = find_devices(device)
-    yield Place(devices, ", ".join(devices), run_all)
+    yield ReadyExecutor(devices, ", ".join(devices), run_all)
 
 
 @contextmanager
-def _ray(device: str, given: Mapping[str, Any]) -> Iterator[Place]:
+def _ray(device: str, given: Mapping[str, Any]) -> Iterator[ReadyExecutor]:
     try:
         from harness.execution.executors.ray import connected
     except ImportError as error:

@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from harness.common.errors import UserError, nearest
-from harness.execution.executors.protocol import Executor, Place
+from harness.execution.executors.protocol import Executor, ReadyExecutor
 
 GROUP = "ulsad_bench.executors"
 
@@ -36,7 +36,7 @@ def checked(point: EntryPoint, loaded: object) -> Executor:
 
 
 @contextmanager
-def opened(name: str, device: str, given: Mapping[str, Any]) -> Iterator[Place]:
+def opened(name: str, device: str, given: Mapping[str, Any]) -> Iterator[ReadyExecutor]:
     """Gives the executor that a command line names.
 
     Args:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from harness.execution.process_state import ProcessState
     from harness.planning.task import RunTask
 
-Progress = Callable[["RunTask", Epoch], None]
+OnRunEpoch = Callable[["RunTask", Epoch], None]
 # Seconds without a sign of life after which a worker is given up. A library that keeps Python's lock through
 # a long call gives none either.
 SILENCE = 900.0
@@ -68,7 +68,7 @@ def run_all(
     devices: Sequence[str],
     timeout: float | None,
     on_start: Callable[[RunTask], None],
-    on_epoch: Progress,
+    on_epoch: OnRunEpoch,
     silence: float = SILENCE,
 ) -> Generator[RunRecord | None, None, None]:
     """Executes tasks in worker processes, one for each device, and yields a record for each as they end.
@@ -224,7 +224,7 @@ class _Worker:
         task: RunTask,
         timeout: float | None,
         silence: float,
-        on_epoch: Progress,
+        on_epoch: OnRunEpoch,
         stop: threading.Event,
         leave: threading.Event,
     ) -> RunRecord | None:
@@ -259,7 +259,7 @@ class _Worker:
             return failed(task, "failed", "the run was cancelled")
         return record
 
-    def _tell(self, task: RunTask, on_epoch: Progress, wait: float) -> bool:
+    def _tell(self, task: RunTask, on_epoch: OnRunEpoch, wait: float) -> bool:
         """Hands on the epochs that have ended; returns whether the worker said anything at all."""
         heard = False
         while True:

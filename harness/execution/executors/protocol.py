@@ -60,7 +60,7 @@ class RunAll(Protocol):
 
 
 @dataclass(frozen=True)
-class Place:
+class ReadyExecutor:
     """An executor that is ready.
 
     Attributes:
@@ -109,4 +109,4 @@ class Executor:
 
     about: str
     options: tuple[Option, ...]
-    open: Callable[[str, Mapping[str, Any]], AbstractContextManager[Place]]
+    open: Callable[[str, Mapping[str, Any]], AbstractContextManager[ReadyExecutor]]

@@ -34,9 +34,9 @@ from ray import exceptions
 
 from harness.common.errors import Terminated, UserError, terminable
 from harness.execution.executors.local import GRACE
-from harness.execution.executors.protocol import Place, once_more, tried_again
+from harness.execution.executors.protocol import ReadyExecutor, once_more, tried_again
 from harness.execution.executors.ray_runs import LOST, Going, lost, overdue
-from harness.execution.executors.ray_transfer import pack, package
+from harness.execution.executors.ray_transfer import pack_task, package
 from harness.execution.executors.ray_worker import Host, Post, Said, work
 from harness.method import Epoch
 from harness.spec.record import RunRecord
@@ -52,7 +52,7 @@ _DEVICES = ("auto", "cpu", "cuda")
 
 
 @contextmanager
-def connected(address: str | None, device: str, per_run: float) -> Iterator[Place]:
+def connected(address: str | None, device: str, per_run: float) -> Iterator[ReadyExecutor]:
     """Joins a cluster, or starts one on this machine and ends it at the end.
 
     Args:
@@ -132,7 +132,7 @@ def _join(address: str) -> None:
         ) from error
 
 
-def _place(address: str | None, device: str, per_run: float) -> Place:
+def _place(address: str | None, device: str, per_run: float) -> ReadyExecutor:
     there = ray.cluster_resources()
     if device == "auto":
         device = "cuda" if there.get("GPU") else "cpu"
@@ -144,7 +144,7 @@ def _place(address: str | None, device: str, per_run: float) -> Place:
     about = f"a Ray cluster (nodes: {nodes}, {kind}s: {count:g})"
     cluster = _Cluster(kind, per_run, may_grow=address is not None)
     name = "cuda:0" if device == "cuda" else "cpu"
-    return Place((name,) * max(cluster.room(), 1), about, cluster.run_all)
+    return ReadyExecutor((name,) * max(cluster.room(), 1), about, cluster.run_all)
 
 
 class _Cluster:
@@ -231,7 +231,7 @@ class _Cluster:
         return True
 
     def _submit(self, task: RunTask, attempt: int, alone: bool) -> Any:
-        given = pack(task) if self._may_grow else task
+        given = pack_task(task) if self._may_grow else task
         amount = self._whole() if alone else {}
         options = self._remote.options(name=task.spec.label(), **amount)
         return options.remote(given, self._post, attempt, self._per_run)

@@ -61,7 +61,7 @@ def package(folder: Path) -> None:
         (info / name).write_text(found.read_text(name) or "", encoding="utf-8")
 
 
-def pack(task: RunTask) -> Parcel:
+def pack_task(task: RunTask) -> Parcel:
     """Makes a run ready to go to another machine."""
     own = [Path(task.method.rpartition(":")[0])] if ".py:" in task.method else []
     own += [Path(task.card)] if task.card.endswith(".toml") else []
@@ -74,11 +74,11 @@ def pack(task: RunTask) -> Parcel:
     return Parcel(replace(task, places=absolute), {path.name: path.read_bytes() for path in own})
 
 
-def unpack(parcel: Parcel, folder: Path) -> RunTask:
+def unpack_task(parcel: Parcel, folder: Path) -> RunTask:
     """Returns the run as it can be executed on this node.
 
     Args:
-        parcel: what :func:`pack` gave.
+        parcel: what :func:`pack_task` gave.
         folder: an empty folder, there for as long as the run goes on.
 
     Raises:

@@ -17,7 +17,7 @@ from ray import exceptions
 from harness.common.errors import UserError
 from harness.execution.checkpoint import Interrupted
 from harness.execution.executors.local import death
-from harness.execution.executors.ray_transfer import Parcel, unpack
+from harness.execution.executors.ray_transfer import Parcel, unpack_task
 from harness.method import Epoch
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def work(given: RunTask | Parcel, post: Any, attempt: int, per_run: float) -> st
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         try:
             if isinstance(given, Parcel):
-                task = unpack(given, Path(folder))
+                task = unpack_task(given, Path(folder))
             return execute(task, tell, asked.is_set).model_dump_json()
         except Interrupted:
             return None

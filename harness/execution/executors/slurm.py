@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.common.errors import Terminated, UserError, terminable
 from harness.common.toml import read_toml
-from harness.execution.executors.protocol import Executor, Option, Place
+from harness.execution.executors.protocol import Executor, Option, ReadyExecutor
 
 if TYPE_CHECKING:
     from harness.execution.executors.ray_transfer import Parcel
@@ -47,7 +47,7 @@ _OPTIONS = (
 
 
 @contextmanager
-def _opened(device: str, given: Mapping[str, Any]) -> Iterator[Place]:
+def _opened(device: str, given: Mapping[str, Any]) -> Iterator[ReadyExecutor]:
     """Looks for submitit and for a cluster; see :class:`harness.execution.executors.protocol.Executor`."""
     if device not in _DEVICES:
         raise UserError(
@@ -69,7 +69,7 @@ def _opened(device: str, given: Mapping[str, Any]) -> Iterator[Place]:
         )
     count = given.get("slurm_jobs") or _JOBS
     found = _Cluster(cluster, device, _parameters(device, given) | more)
-    yield Place(("cpu",) * count, f"{cluster} (at most {count} runs at a time)", found.run_all)
+    yield ReadyExecutor(("cpu",) * count, f"{cluster} (at most {count} runs at a time)", found.run_all)
 
 
 def _parameters(device: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def _parameters(device: str, given: Mapping[str, Any]) -> dict[str, Any]:
 SLURM = Executor("jobs of a SLURM cluster, by submitit", _OPTIONS, _opened)
 
 
-class Job:
+class SlurmJob:
     """Executes a run within a job; queued again, it goes on from the run's checkpoint.
 
     Args:
@@ -103,12 +103,12 @@ class Job:
         """Returns the record as JSON."""
         from harness.execution.devices import find_device
         from harness.execution.executors.local import run_all
-        from harness.execution.executors.ray_transfer import unpack
+        from harness.execution.executors.ray_transfer import unpack_task
         from harness.execution.record import failed
 
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             try:
-                task = unpack(parcel, Path(folder))
+                task = unpack_task(parcel, Path(folder))
                 task = replace(task, device=find_device(self._device))
             except UserError as error:
                 return failed(parcel.task, "failed", str(error)).model_dump_json()
@@ -187,7 +187,7 @@ class _Cluster:
     def _submit(self, tasks: Sequence[RunTask], timeout: float | None) -> list[_Going]:
         import submitit
 
-        from harness.execution.executors.ray_transfer import pack
+        from harness.execution.executors.ray_transfer import pack_task
 
         folder = tasks[0].places.results.absolute() / _FOLDER
         self._folders.add(folder)
@@ -195,7 +195,7 @@ class _Cluster:
             executor = submitit.AutoExecutor(folder=folder, cluster=self._kind)
             given: dict[str, Any] = {"name": "ulsad-bench", "slurm_array_parallelism": len(tasks)}
             executor.update_parameters(**(given | dict(self._parameters)))
-            jobs = executor.map_array(Job(self._device, timeout), [pack(task) for task in tasks])
+            jobs = executor.map_array(SlurmJob(self._device, timeout), [pack_task(task) for task in tasks])
         except Exception as error:  # submitit raises whatever sbatch said, and for what it does not know
             said = " ".join(str(error).split())
             raise UserError(f"Jobs could not be submitted ({said}): see --slurm-config.") from error

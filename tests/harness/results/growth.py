@@ -25,7 +25,7 @@ from harness.profiling.memory import peak_resident
 from harness.results.compaction import compact
 from harness.results.merge import merge
 from harness.results.outcome_index import Seen
-from harness.results.parquet import COMPACTED, Row, Writer
+from harness.results.parquet import COMPACTED, RecordRow, Writer
 from harness.results.store import Folder, recent_records, record_names, record_path
 from harness.spec.record import RunRecord
 from harness.spec.run import run_key
@@ -35,7 +35,7 @@ from tests.reports.simulated import Simulation
 FILES = 100_000
 
 
-def copy(content: bytes, dataset: str) -> Row:
+def copy(content: bytes, dataset: str) -> RecordRow:
     """A record's copy under another dataset's name."""
     record = RunRecord.model_validate_json(content)
     spec = record.spec.model_copy(update={"dataset": dataset})
@@ -43,10 +43,10 @@ def copy(content: bytes, dataset: str) -> Row:
     text = content.replace(record.key.encode(), key.encode(), 1)
     text = text.replace(f'"dataset": "{record.spec.dataset}"'.encode(), f'"dataset": "{dataset}"'.encode(), 1)
     place = record_path(Path(), spec, key).as_posix()
-    return Row(place, record.outcome, record.fingerprint.metrics_version, 10**18, text)
+    return RecordRow(place, record.outcome, record.fingerprint.metrics_version, 10**18, text)
 
 
-def copies(base: Path, count: int) -> Iterator[Row]:
+def copies(base: Path, count: int) -> Iterator[RecordRow]:
     """Yields so many copies of each record of a folder, in order of their paths."""
     folder = Folder(base)
     names = record_names(base)

@@ -130,12 +130,14 @@ def test_a_report_takes_compacted_records_from_its_cache_until_they_change(
     monkeypatch.setattr(cached, "FEW", 1)
     monkeypatch.setattr(cached, "SETTLED_NS", 0)
     compact(results)
-    first = cached.load(results)
+    first = cached.load_records(results)
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "record", None)
-        assert [vars(record) for record in cached.load(results).records] == [vars(r) for r in first.records]
+        assert [vars(record) for record in cached.load_records(results).records] == [
+            vars(r) for r in first.records
+        ]
     drop(results, record_names(results)[:1])
-    assert len(cached.load(results).records) == 39
+    assert len(cached.load_records(results).records) == 39
 
 
 def test_a_plan_knows_how_compacted_runs_ended(results: Path, tmp_path: Path) -> None:
@@ -189,7 +191,7 @@ def test_a_record_that_a_run_is_writing_stays_a_file(results: Path, monkeypatch:
     claimed, rewritten, *_ = sorted(results.glob("*/*/*/*.json"))
     add, at = parquet.Writer.add, [0]
 
-    def meanwhile(writer: parquet.Writer, row: parquet.Row) -> None:
+    def meanwhile(writer: parquet.Writer, row: parquet.RecordRow) -> None:
         add(writer, row)
         at[0] += 1
         if at[0] == 20:
@@ -418,7 +420,7 @@ def test_a_row_that_is_no_record_is_damaged_like_a_file(tmp_path: Path) -> None:
 
 
 def test_rows_out_of_order_are_not_written(tmp_path: Path) -> None:
-    first, second = (parquet.Row(f"d/c/m/{key * 16}.json", "ok", 1, 1, b"{}") for key in "ab")
+    first, second = (parquet.RecordRow(f"d/c/m/{key * 16}.json", "ok", 1, 1, b"{}") for key in "ab")
     for later in (first, second):
         with pytest.raises(ValueError, match="comes after"), parquet.Writer(tmp_path / "x") as writer:
             writer.add(second)

@@ -13,7 +13,7 @@ import pytest
 
 from harness.common import files
 from harness.common.errors import UserError
-from harness.results.store import prepare, read_record, read_records, write_record
+from harness.results.store import prepare_folder, read_record, read_records, write_record
 from harness.spec.fingerprints import Fingerprint
 from harness.spec.record import SCHEMA_VERSION, RunRecord
 from harness.spec.run import Identity, RunSpec, run_key, run_keys
@@ -123,14 +123,14 @@ def test_a_full_disk_is_a_sentence_and_the_old_record_stays(
     with pytest.raises(UserError, match=r"The disk of the results folder .* is full: free space"):
         write_record(tmp_path, record.model_copy(update={"finished": "later"}))
     with pytest.raises(UserError, match="is full"):
-        prepare(tmp_path)
+        prepare_folder(tmp_path)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name], "nothing half-written stays"
 
 
 def test_drivers_may_prepare_one_folder_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as drivers:
-        for done in [drivers.submit(prepare, tmp_path) for _ in range(400)]:
+        for done in [drivers.submit(prepare_folder, tmp_path) for _ in range(400)]:
             done.result()
     assert not list(tmp_path.iterdir())
 
@@ -142,6 +142,6 @@ def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path: 
     dead = folder / mine.name.replace(f".{files.os.getpid()}@", ".999999999@")
     mine.touch()
     dead.touch()
-    prepare(tmp_path)
+    prepare_folder(tmp_path)
     assert mine.exists()
     assert not dead.exists()

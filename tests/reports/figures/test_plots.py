@@ -8,7 +8,7 @@ import pytest
 
 from harness.results.store import read_records
 from reports.figures.plots import KINDS, write_figures
-from reports.figures.style import short
+from reports.figures.style import shortened
 from reports.rankings.leaderboard import build
 from tests.reports.page import test_page
 
@@ -51,7 +51,7 @@ def test_odd_names_are_drawn_as_they_are(tmp_path: Path) -> None:
 
 def test_variants_of_a_method_keep_different_names_in_a_figure() -> None:
     rest = ("loss_lg=false", "loss_lg=false,loss_pg=direct", "loss_pg=direct")
-    names = [short(f"ulsad[lambda_g=0,lambda_l=0,{text}]") for text in rest]
+    names = [shortened(f"ulsad[lambda_g=0,lambda_l=0,{text}]") for text in rest]
     assert len(set(names)) == 3
     assert max(map(len, names)) <= 30
-    assert short("ulsad") == "ulsad"
+    assert shortened("ulsad") == "ulsad"

@@ -21,7 +21,7 @@ from harness.spec.protocols import ImageFit
 from harness.spec.record import EpochLog, Failure, RunRecord, Timings
 from harness.spec.run import Identity, RunSpec
 from reports.page.charts import Point, pareto, scatter_svg
-from reports.page.gallery import choices
+from reports.page.gallery import gallery_choices
 from reports.page.payload import command
 from reports.write import write
 from tests.reports.browser import opened
@@ -339,7 +339,8 @@ def test_choices_are_those_that_tell_most() -> None:
     places = np.array([[0.1, 0.9, 0.0, 1.0, 0.5], [0.2, 0.8, 1.0, 0.9, 0.5]])
     kinds = ["normal", "normal", "structural", "structural", "logical"]
     found = {
-        title: chosen for title, _, chosen in choices(places, np.array([k != "normal" for k in kinds]), kinds)
+        title: chosen
+        for title, _, chosen in gallery_choices(places, np.array([k != "normal" for k in kinds]), kinds)
     }
     assert found["Disagreement"][0] == 2
     assert found["Worst misses"][0] in (2, 4)

@@ -12,7 +12,7 @@ from harness.results.store import write_record
 from harness.spec.fingerprints import fingerprint
 from harness.spec.record import RunRecord
 from harness.spec.run import Identity, RunSpec
-from reports.published.compare import compare
+from reports.published.compare import compare_published
 from reports.published.numbers import paper
 from reports.rankings.leaderboard import build
 from reports.write import write
@@ -38,13 +38,13 @@ def record(seed: int, value: float, backbone: str = "wide_resnet50_2", **change:
 
 
 def test_the_papers_own_setup_differs_in_the_metrics_only() -> None:
-    (pair,) = compare(build([record(s, 0.97, protocol="paper") for s in range(5)]), paper())
+    (pair,) = compare_published(build([record(s, 0.97, protocol="paper") for s in range(5)]), paper())
     assert (pair.published.printed, pair.tables, pair.difference) == ("100.0", ("7",), pytest.approx(-3))
     assert pair.reasons == ("metrics of this package, version 1",)
 
 
 def test_reasons_say_what_differs() -> None:
-    (pair,) = compare(build([record(0, 0.9, "resnet18", image_size=128, limit_train=9)]), paper())
+    (pair,) = compare_published(build([record(0, 0.9, "resnet18", image_size=128, limit_train=9)]), paper())
     text = "; ".join(pair.reasons)
     for words in (
         "protocol strict",

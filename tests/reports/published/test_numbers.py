@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from harness.cli.main import main
 from harness.common.errors import UserError
 from harness.spec.metrics import METRICS
-from reports.published.consistency import audit
-from reports.published.numbers import load, our_name, paper, published
+from reports.published.consistency import check_consistency
+from reports.published.numbers import load_numbers, our_name, paper, published
 from reports.write import write
 
 HEAD = "table,dataset,split,category,method,metric,value,std,unit\n"
@@ -34,7 +34,7 @@ def test_the_papers_numbers_carry_our_names() -> None:
 
 
 def test_the_audit_finds_one_mean_and_fourteen_pooled_values() -> None:
-    found = audit(paper())
+    found = check_consistency(paper())
     assert (found.means, found.pooled) == (189, 45)
     (mean,) = [f for f in found.findings if f.kind == "mean"]
     assert (mean.number.table, mean.number.method, mean.number.printed) == ("19", "dfr", "85.18")
@@ -49,7 +49,7 @@ def test_a_planted_wrong_mean_is_found() -> None:
     numbers = paper()
     at = next(i for i, n in enumerate(numbers) if (n.table, n.category, n.method) == ("7", "mean", "ulsad"))
     numbers[at] = replace(numbers[at], value=numbers[at].value - 0.5)
-    assert [f.number.table for f in audit(numbers).findings if f.kind == "mean"] == ["7", "19"]
+    assert [f.number.table for f in check_consistency(numbers).findings if f.kind == "mean"] == ["7", "19"]
 
 
 def test_the_command_audits_without_results(tmp_path: Path) -> None:
@@ -81,6 +81,6 @@ def test_a_wrong_file_is_named_with_line_and_column(tmp_path: Path, text: str, w
     file = tmp_path / "mine.csv"
     file.write_text(text)
     with pytest.raises(UserError) as error:
-        load(file)
+        load_numbers(file)
     assert str(file) in str(error.value)
     assert words in str(error.value)

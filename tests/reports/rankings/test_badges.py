@@ -15,8 +15,8 @@ from harness.results.store import write_record
 from harness.spec.fingerprints import fingerprint
 from harness.spec.record import RunRecord
 from harness.spec.run import Identity, RunSpec
-from reports.published.compare import compare
-from reports.published.consistency import audit
+from reports.published.compare import compare_published
+from reports.published.consistency import check_consistency
 from reports.published.numbers import paper
 from reports.rankings.leaderboard import build
 from reports.tables.leaderboard_latex import tables
@@ -120,7 +120,7 @@ def test_page_terminal_and_latex_say_both(tmp_path: Path) -> None:
 
 
 def test_the_audit_counts_the_images_of_each_dataset() -> None:
-    found = audit(paper(), official_counts())
+    found = check_consistency(paper(), official_counts())
     assert {cut.dataset: (cut.unscored, cut.images) for cut in found.cuts} == {
         "mvtec": (221, 1725),
         "visa": (146, 2162),
@@ -130,7 +130,7 @@ def test_the_audit_counts_the_images_of_each_dataset() -> None:
     }
     (said,) = found.cut_summary()
     assert "were probably measured without 574 of 6,654 test images, 8.6 %" in said
-    assert audit(paper()).cut_summary() == []
+    assert check_consistency(paper()).cut_summary() == []
     told = CliRunner().invoke(main, ["report", "--audit"])
     assert said in " ".join(told.output.split())
 
@@ -155,5 +155,5 @@ def test_the_page_says_probably_beside_published_numbers(tmp_path: Path) -> None
     ],
 )
 def test_a_difference_in_what_was_scored_is_a_reason(records: list[RunRecord], reason: str) -> None:
-    pair = compare(build(records), paper())[-1]
+    pair = compare_published(build(records), paper())[-1]
     assert (reason in "; ".join(pair.reasons)) if reason else "left out" not in "; ".join(pair.reasons)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.checks.regression.baseline import SCORES, Baseline, Cell, Hardware, Score
+from harness.checks.regression.baseline import SCORES, Baseline, BaselineCell, Hardware, Score
 from harness.checks.regression.gather import Gathered
 from harness.checks.regression.judge import judge
 from harness.checks.regression.verdict import Report, Verdict
@@ -91,7 +91,9 @@ def _rows(report: Report, names: Sequence[str]) -> list[Verdict]:
     return [verdict for verdict in report.verdicts if verdict.name in names]
 
 
-def _cells(world: World, rng: np.random.Generator, spreads: Any, levels: Any, common: Any) -> list[Cell]:
+def _cells(
+    world: World, rng: np.random.Generator, spreads: Any, levels: Any, common: Any
+) -> list[BaselineCell]:
     pace = np.exp(rng.normal(0, world.night))
     cells = []
     for at in range(len(spreads)):
@@ -110,7 +112,7 @@ def _cells(world: World, rng: np.random.Generator, spreads: Any, levels: Any, co
             for name, row in zip(SCORES, np.minimum(values, 100), strict=True)
         }
         cells.append(
-            Cell(
+            BaselineCell(
                 dataset="d",
                 category=f"c{at % CATEGORIES}",
                 method=f"m{at // CATEGORIES}",

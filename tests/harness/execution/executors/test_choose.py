@@ -14,13 +14,13 @@ from click.testing import CliRunner
 from harness.cli.main import main
 from harness.common.errors import UserError
 from harness.execution.executors import choose
-from harness.execution.executors.protocol import Executor, Option, Place
+from harness.execution.executors.protocol import Executor, Option, ReadyExecutor
 
 SEEN: list[dict[str, Any]] = []
 
 
 @contextmanager
-def _opened(device: str, given: Mapping[str, Any]) -> Iterator[Place]:
+def _opened(device: str, given: Mapping[str, Any]) -> Iterator[ReadyExecutor]:
     SEEN.append({"device": device, **given})
     raise UserError("the queue is closed")
     yield

@@ -29,7 +29,7 @@ from harness.common.errors import UserError
 from harness.common.places import Places
 from harness.execution.executors.choose import opened
 from harness.execution.executors.protocol import AGAIN
-from harness.execution.executors.ray_transfer import pack, package, unpack
+from harness.execution.executors.ray_transfer import pack_task, package, unpack_task
 from harness.planning.plan import Options, Plan, make_plan
 from harness.results.artefacts import claim_path
 from harness.spec.record import RunRecord
@@ -163,11 +163,11 @@ load_method("ulsad")
 def test_files_of_ones_own_travel_with_the_run(place: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     with inside(place):
         task = planned(place).todo[0]
-        parcel = pack(task)
+        parcel = pack_task(task)
     (place / "mine.py").write_text("another")
     (place / "own.toml").unlink()
     folder = tmp_path_factory.mktemp("node")
-    here = unpack(parcel, folder)
+    here = unpack_task(parcel, folder)
     assert here.method == f"{folder}/mine.py:Mine"
     assert "class Mine" in (folder / "mine.py").read_text()
     assert here.card == str(folder / "own.toml")
@@ -179,15 +179,15 @@ def test_a_node_looks_where_its_own_environment_says(
     place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with inside(place):
-        parcel = pack(planned(place).todo[0])
+        parcel = pack_task(planned(place).todo[0])
     folder = tmp_path_factory.mktemp("node")
     monkeypatch.delenv("BENCH_DATA", raising=False)
     monkeypatch.delenv("BENCH_CACHE", raising=False)
-    here = unpack(parcel, folder)
+    here = unpack_task(parcel, folder)
     assert (here.places.data_root, here.places.cache) == (place / "data", place / "cache")
     monkeypatch.setenv("BENCH_DATA", "/of/the/node")
     monkeypatch.setenv("BENCH_CACHE", "/cache/of/it")
-    here = unpack(parcel, folder)
+    here = unpack_task(parcel, folder)
     assert (here.places.data_root, here.places.cache) == (Path("/of/the/node"), Path("/cache/of/it"))
 
 
@@ -197,14 +197,14 @@ def test_a_node_without_the_results_folder_keeps_nothing(place: Path, tmp_path: 
         (keeping, *_) = planned(place, keep=frozenset({"maps"})).todo
     folder = place / "node"
     folder.mkdir()
-    assert unpack(pack(task), folder).places.results == folder / "results"
+    assert unpack_task(pack_task(task), folder).places.results == folder / "results"
     with pytest.raises(UserError, match=r"is not the driver's on node .*, and maps could not be kept there"):
-        unpack(pack(keeping), folder)
+        unpack_task(pack_task(keeping), folder)
     claim = claim_path(task.record_path)
     claim.parent.mkdir(parents=True)
     claim.touch()
-    assert unpack(pack(task), folder).places.results == place / "results"
-    assert unpack(pack(keeping), folder).places.results == place / "results"
+    assert unpack_task(pack_task(task), folder).places.results == place / "results"
+    assert unpack_task(pack_task(keeping), folder).places.results == place / "results"
 
 
 def test_a_node_with_other_weights_says_so(place: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_node_with_other_weights_says_so(place: Path) -> None:
         spec=task.spec.model_copy(update={"backbone_weights": "none"}),
     )
     with pytest.raises(UserError, match="has the weights of backbone 'resnet18' with SHA-256 random…, but"):
-        unpack(pack(other), place)
+        unpack_task(pack_task(other), place)
 
 
 # The files of docs/cluster
