@@ -21,7 +21,7 @@ import pydantic
 from pydantic import TypeAdapter, create_model
 
 from harness.common.files import SETTLED_NS, cache_dir, remove_leftovers, write_atomically
-from harness.results.store import COMPACTED, Folder, Loaded, record_names
+from harness.results.store import COMPACTED, Damaged, Folder, Loaded, record_names
 from harness.spec.record import RunRecord
 
 # Fewer records than these are read in no time, and leave no file behind.
@@ -110,8 +110,8 @@ def _load(results: Path, names: Sequence[str], place: Path | None) -> Loaded:
         found = known.get(name)
         if found is None or found[0] != stamp:
             record = folder.record(name)
-            if isinstance(record, str):
-                damaged.append((results / name, record))
+            if isinstance(record, Damaged):
+                damaged.append((results / name, record.why))
                 continue
             found = stamp, pool.share(record)
         records.append(found[1])

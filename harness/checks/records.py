@@ -21,7 +21,7 @@ from harness.data.card import NORMAL
 from harness.metrics.exact import METRICS_VERSIONS
 from harness.results.artefacts import maps_path, weights_path
 from harness.results.maps import DamagedMapsError, load_maps
-from harness.results.store import Folder, file_names, parse_record, record_names, record_path
+from harness.results.store import Damaged, Folder, file_names, parse_record, record_names, record_path
 from harness.spec.fingerprints import fingerprint
 from harness.spec.protocols import PROTOCOLS, PUBLISHED_BATCH, unfilled
 from harness.spec.record import KINDS_MEAN, RunRecord, checksum
@@ -63,8 +63,8 @@ def verify(results: Path) -> Iterator[Verified]:
             yield Verified(path, (f"cannot be read: {error.strerror or error}",))
             continue
         record = parse_record(content)
-        if isinstance(record, str):
-            yield Verified(path, (record,))
+        if isinstance(record, Damaged):
+            yield Verified(path, (record.why,))
             continue
         try:
             wrong = [*mistakes(record, json.loads(content))]

@@ -20,7 +20,7 @@ from harness.registry.names import parse_name
 from harness.registry.setup import Surroundings, make_setup
 from harness.registry.weights import RANDOM, find_weights
 from harness.results.artefacts import weights_path
-from harness.results.store import newest, read_record, read_records, record_path
+from harness.results.store import Damaged, newest, read_record, read_records, record_path
 from harness.spec.record import RunRecord
 
 
@@ -52,7 +52,7 @@ def find_run(run: Path | None, results: Path, wanted: Wanted) -> tuple[Path, Run
     """
     if run is not None:
         record = read_record(run)
-        if isinstance(record, str):
+        if isinstance(record, Damaged):
             raise UserError(f"{run} {record}: give the .json file of a run in a results folder.")
         if record.outcome != "ok":
             raise UserError(f"The run {record.spec.label()} has no numbers: it ended as '{record.outcome}'.")

@@ -21,7 +21,7 @@ from harness.planning.task import RunTask
 from harness.registry.methods import configure, load_method
 from harness.results.artefacts import parts_path
 from harness.results.maps import DamagedMapsError, KeptParts, load_parts
-from harness.results.store import read_record
+from harness.results.store import Damaged, read_record
 from harness.spec.operating_points import Operating
 from harness.spec.protocols import PROTOCOLS
 from harness.spec.record import RunRecord
@@ -39,7 +39,7 @@ def record_from_parts(task: RunTask) -> RunRecord:
     task = replace(task, device="cpu")
     path = base.record_path
     trained = read_record(path)
-    if isinstance(trained, str) or trained.outcome != "ok":
+    if isinstance(trained, Damaged) or trained.outcome != "ok":
         return failed(task, "failed", f"the run {base.key}, from whose parts this is made, has no numbers")
     try:
         parts = load_parts(parts_path(path))

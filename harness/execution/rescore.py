@@ -21,7 +21,14 @@ from harness.results.artefacts import maps_path, view_path
 from harness.results.locks import alone
 from harness.results.map_views import load_view
 from harness.results.maps import DamagedMapsError, load_maps
-from harness.results.store import cannot_write, prepare_folder, read_record, record_files, replace_record
+from harness.results.store import (
+    Damaged,
+    cannot_write,
+    prepare_folder,
+    read_record,
+    record_files,
+    replace_record,
+)
 from harness.spec.protocols import PROTOCOLS
 from harness.spec.record import RunRecord
 
@@ -76,8 +83,8 @@ def rescore(
         prepare_folder(results)
     for path in paths:
         old = read_record(path)
-        if isinstance(old, str):
-            yield Rescored(str(path), refused=old)
+        if isinstance(old, Damaged):
+            yield Rescored(str(path), refused=old.why)
             continue
         if old.outcome != "ok":
             yield Rescored(old.spec.label(), old)

@@ -20,6 +20,7 @@ from harness.results.locks import alone, sweep
 from harness.results.parquet import Compacted, RecordRow, Writer, parts
 from harness.results.store import (
     COMPACTED,
+    Damaged,
     FileState,
     Folder,
     cannot_write,
@@ -154,8 +155,8 @@ def _row(folder: Folder, name: str, state: FileState) -> RecordRow | str:
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
     record = parse_record(content)
-    if isinstance(record, str):
-        return record
+    if isinstance(record, Damaged):
+        return record.why
     if record_path(Path(), record.spec, record.key) != Path(name):
         return "lies elsewhere than its run belongs"
     return RecordRow(name, record.outcome, record.fingerprint.metrics_version, state[2], content)

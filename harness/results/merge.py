@@ -22,6 +22,7 @@ from harness.results.artefacts import all_pictures, kept_paths
 from harness.results.locks import alone
 from harness.results.sequence import raise_to
 from harness.results.store import (
+    Damaged,
     Folder,
     cannot_write,
     order_of,
@@ -123,8 +124,8 @@ def _readable(name: str, folders: Sequence[Folder]) -> tuple[list[_Found], list[
             bad.append((path, f"cannot be read: {error.strerror or error}"))
             continue
         record = parse_record(content)
-        if isinstance(record, str):
-            bad.append((path, record))
+        if isinstance(record, Damaged):
+            bad.append((path, record.why))
         # By its run's name, not by the path that somebody gave it: a path may lead anywhere.
         elif record_path(Path(), record.spec, record.key) != Path(name):
             bad.append((path, "lies elsewhere than its run belongs"))

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from harness.common.files import SETTLED_NS, write_atomically
 from harness.results.artefacts import kept_file_name
 from harness.results.parquet import Compacted
-from harness.results.store import Folder, read_record, state_of
+from harness.results.store import Damaged, Folder, read_record, state_of
 from harness.spec.names import slug
 from harness.spec.run import RunSpec
 
@@ -71,8 +71,8 @@ class Seen:
         if known is None or known.state != state:
             record = read_record(self._results.results / path)
             known = (
-                Ended(state, "", 0, record)
-                if isinstance(record, str)
+                Ended(state, "", 0, record.why)
+                if isinstance(record, Damaged)
                 else Ended(state, record.outcome, record.fingerprint.metrics_version)
             )
         self._found[path] = known

@@ -42,6 +42,20 @@ FileState = tuple[int, int, int] | None
 
 
 @dataclass(frozen=True)
+class Damaged:
+    """A file that is no readable record.
+
+    Attributes:
+        why: in a few words, to go on after the file's name.
+    """
+
+    why: str
+
+    def __str__(self) -> str:
+        return self.why
+
+
+@dataclass(frozen=True)
 class Loaded:
     """What a results folder holds.
 
@@ -93,7 +107,7 @@ def state_of(file: Path | os.DirEntry[str]) -> FileState:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def read_record(path: Path) -> RunRecord | str:
+def read_record(path: Path) -> RunRecord | Damaged:
     """Returns a record, or in a few words why the file is none.
 
     Raises:
@@ -103,7 +117,7 @@ def read_record(path: Path) -> RunRecord | str:
         content = read_bounded(path, LARGEST)
     except OSError as error:
         if not (isinstance(error, FileNotFoundError) and len(path.parents) > 3):
-            return f"cannot be read: {error.strerror or error}"
+            return Damaged(f"cannot be read: {error.strerror or error}")
         folder = Folder(path.parents[3])
         return folder.record(path.relative_to(folder.results).as_posix())
     return parse_record(content)
@@ -210,7 +224,7 @@ class Folder:
         # Where it has been expanded since, it is a file now.
         return read_bounded(path, LARGEST)
 
-    def record(self, name: str) -> RunRecord | str:
+    def record(self, name: str) -> RunRecord | Damaged:
         """Returns a record, or in a few words why it is none.
 
         Raises:
@@ -219,21 +233,23 @@ class Folder:
         try:
             return parse_record(self.content(name))
         except OSError as error:
-            return f"cannot be read: {error.strerror or error}"
+            return Damaged(f"cannot be read: {error.strerror or error}")
 
 
-def parse_record(content: bytes) -> RunRecord | str:
+def parse_record(content: bytes) -> RunRecord | Damaged:
     """Returns the record that a file's content is, or in a few words why it is none."""
     try:
         record = RunRecord.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return f"is no record: {where + ': ' if where else ''}{first['msg']}"
+        return Damaged(f"is no record: {where + ': ' if where else ''}{first['msg']}")
     if record.schema_version > SCHEMA_VERSION:
-        return f"has schema version {record.schema_version}, this ulsad-bench reads up to {SCHEMA_VERSION}"
+        return Damaged(
+            f"has schema version {record.schema_version}, this ulsad-bench reads up to {SCHEMA_VERSION}"
+        )
     # It becomes a file's name.
-    return record if _KEY.fullmatch(record.key) else "has a key that is none"
+    return record if _KEY.fullmatch(record.key) else Damaged("has a key that is none")
 
 
 def read_records(results: Path) -> Loaded:
@@ -246,8 +262,8 @@ def read_records(results: Path) -> Loaded:
     records, damaged = [], []
     for name in record_names(results):
         record = folder.record(name)
-        if isinstance(record, str):
-            damaged.append((results / name, record))
+        if isinstance(record, Damaged):
+            damaged.append((results / name, record.why))
         else:
             records.append(record)
     return Loaded(tuple(records), tuple(damaged))

@@ -18,7 +18,7 @@ import numpy as np
 from harness.common.errors import UserError, nearest
 from harness.common.files import write_atomically
 from harness.common.text import visible
-from harness.results.store import read_record, record_path
+from harness.results.store import Damaged, read_record, record_path
 from harness.spec.metrics import METRICS, shown
 from harness.spec.names import slug
 from reports.figures.style import COLOURS, RC, axes_of, photos, picture_rows, shortened, typical
@@ -200,7 +200,7 @@ def _epochs(ranking: Ranking, category: str, results: Path) -> Figure | None:
             if record is None or record.outcome != "ok" or not record.metrics_last:
                 continue
             whole = read_record(record_path(results, record.spec, record.key))
-            if isinstance(whole, str):
+            if isinstance(whole, Damaged):
                 continue
             seen = [
                 (e.number, 100 * e.test_image_auroc) for e in whole.epochs if e.test_image_auroc is not None

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.common.text import visible
-from harness.results.store import Folder, record_path
+from harness.results.store import Damaged, Folder, record_path
 from harness.spec.metrics import TITLES, shown
 from harness.spec.names import slug
 from harness.spec.record import RunRecord
@@ -143,7 +143,7 @@ class Payload:
         # Compacted records are read quickest in the order of their names.
         for index, name in sorted(chosen, key=itemgetter(1)):
             record = self._folder.record(name)
-            if not isinstance(record, str) and len(record.epochs) > 1:
+            if not isinstance(record, Damaged) and len(record.epochs) > 1:
                 found[index] = _curve(record)
         self._curves += len(found)
         return dict(sorted(found.items()))

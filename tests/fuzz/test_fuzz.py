@@ -33,7 +33,7 @@ from harness.data.samples import category_names, read_category, scan_category
 from harness.planning.suites import load_suite
 from harness.registry.names import parse_name, split_names
 from harness.results.merge import merge
-from harness.results.store import parse_record, read_record, read_records, record_path, write_record
+from harness.results.store import Damaged, parse_record, read_record, read_records, record_path, write_record
 from harness.spec.names import slug
 from harness.spec.record import RunRecord
 from tests.harness.places import CARD as LAYOUT
@@ -153,7 +153,7 @@ def test_records(content: bytes) -> None:
         path.parent.mkdir(parents=True)
         path.write_bytes(content)
         record = read_record(path)
-        assert isinstance(record, RunRecord | str)
+        assert isinstance(record, RunRecord | Damaged)
         assert all(verdict.path == path for verdict in verify(folder / "results"))
         read_records(folder / "results")
         if isinstance(record, RunRecord):

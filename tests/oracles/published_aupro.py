@@ -45,7 +45,7 @@ from harness.data.category import open_category
 from harness.metrics.evaluate import read_truth
 from harness.metrics.exact import LIMIT, pixel_metrics
 from harness.results.maps import DamagedMapsError, load_maps
-from harness.results.store import read_record, record_files
+from harness.results.store import Damaged, read_record, record_files
 from harness.spec.record import RunRecord
 
 Floats = NDArray[np.float64]
@@ -132,7 +132,7 @@ def compared(results: Path, data_root: Path | None, cache: Path) -> Iterator[tup
     """
     for path in record_files(results):
         record = read_record(path)
-        if isinstance(record, str) or record.outcome != "ok" or record.spec.evaluate == "native":
+        if isinstance(record, Damaged) or record.outcome != "ok" or record.spec.evaluate == "native":
             continue
         try:
             maps, _ = load_maps(path.with_suffix(".maps.safetensors"))

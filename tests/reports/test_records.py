@@ -15,7 +15,7 @@ import pytest
 from harness.common.cache import clear_cache
 from harness.common.errors import UserError
 from harness.results import store
-from harness.results.store import read_records
+from harness.results.store import Damaged, read_records
 from harness.spec.record import RunRecord
 from reports import records
 from reports.rankings.leaderboard import build
@@ -52,7 +52,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     read: list[Path] = []
 
     class Reading(store.Folder):
-        def record(self, name: str) -> RunRecord | str:
+        def record(self, name: str) -> RunRecord | Damaged:
             read.append(self.results / name)
             return super().record(name)
 

@@ -22,6 +22,7 @@ from harness.results import parquet
 from harness.results.compaction import compact, drop, expand
 from harness.results.outcome_index import Seen
 from harness.results.store import (
+    Damaged,
     Folder,
     changed,
     read_record,
@@ -121,7 +122,9 @@ def test_everything_reads_compacted_records_as_if_they_were_files(results: Path,
     assert sorted(recent_records(Folder(results), each=2), key=repr) == sorted(newest, key=repr)
     for name, content in contents(results).items():
         assert read_record(results / name) == RunRecord.model_validate_json(content)
-    assert read_record(results / "a/b/c/0123456789abcdef.json") == "cannot be read: No such file or directory"
+    assert read_record(results / "a/b/c/0123456789abcdef.json") == Damaged(
+        "cannot be read: No such file or directory"
+    )
 
 
 def test_a_report_takes_compacted_records_from_its_cache_until_they_change(
