@@ -46,7 +46,9 @@ def cli() -> str:
             continue
         pieces = " ".join(command.collect_usage_pieces(context))
         parts.append(f"```text\n{path} {pieces}\n```")
-        rows = [_option(option) for option in command.params if isinstance(option, click.Option)]
+        # Those that executors bring along are no part of the command itself.
+        known = (p for p in command.get_params(context) if "--help" not in p.opts)
+        rows = [_option(option) for option in known if isinstance(option, click.Option)]
         if rows:
             parts.append(table(("option", "what it does", "default"), rows))
     return "\n\n".join(parts) + "\n"

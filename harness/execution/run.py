@@ -245,8 +245,10 @@ def _keep(data: _Prepared, made: _Made, scored: _Scored) -> None:
 
 def _operating(data: _Prepared, made: _Made, scored: _Scored) -> Operating:
     normal, splits = made.predictor.scores(data.parts.validation), data.task.split_categories or {}
-    test = (scored.last.scores, data.truth.kinds, splits, bool(data.roles.normals))
-    return operating_points(normal.scores, normal.maps, *test)
+    from_test = bool(data.roles.normals)
+    return operating_points(
+        normal.scores, normal.maps, scored.last.scores, data.truth.kinds, splits, from_test
+    )
 
 
 def _efficiency(data: _Prepared, made: _Made, trained: _Trained) -> Efficiency | None:
