@@ -296,6 +296,10 @@ def _begin(driver: int, line: _Line, sharing: int) -> None:
         torch.set_num_threads(max(torch.get_num_threads() // sharing, 1))
     # Both reach the whole process group; the driver alone decides what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # SLURM tells every process of a job by one of these that it takes the job back.
+    for name in ("SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: None if _at_work.get() else os._exit(143))
     # Starts the queue's own thread.
     line.events.put(None)

@@ -150,12 +150,11 @@ def test_a_job_that_is_taken_back_goes_on_from_its_checkpoint(place: Path, spawn
     slow = ("--categories", "a", "--set", "mine.py:Mine.wait=0.5", "--set", "mine.py:Mine.epochs=30")
     driver = spawn(*jobs(*slow))
     until(lambda: list((place / "results").glob("*/*/*/*.checkpoint.safetensors")))
-    (job,) = [
-        p
-        for p in submitted(place)
-        if not any(c.pid in {q.pid for q in submitted(place)} for c in p.children())
-    ]
-    job.send_signal(signal.SIGUSR2)
+    # As SLURM does, to every process of the job.
+    told = {process.pid: process for process in submitted(place)}
+    told |= {child.pid: child for process in [*told.values()] for child in process.children(recursive=True)}
+    for process in told.values():
+        process.send_signal(signal.SIGUSR2)
     said, wrong = driver.communicate(timeout=240)
     assert driver.returncode == 0, said + wrong
     (record,) = records(place).values()
