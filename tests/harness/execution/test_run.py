@@ -90,29 +90,29 @@ def test_paper_keeps_both_epochs_and_strict_touches_the_test_set_once(place: Pat
     assert page.count('<section class="ranking" id="own-') == 2
 
 
-@pytest.mark.parametrize(
-    ("fault", "outcome", "message"),
-    [
-        ("raise", "failed", "planted"),
-        ("die", "failed", "SIGKILL"),
-        ("memory", "out_of_memory", "planted"),
-        ("nan", "failed", "image 0"),
-        ("shape", "failed", "returned a map of shape"),
-    ],
-)
-def test_a_run_that_fails_ends_alone_and_is_recorded(
-    place: Path, bench: Bench, fault: str, outcome: str, message: str
-) -> None:
-    names = f"mine.py:Mine[fault={fault}],mine.py:Mine"
+# What a method does wrong: how its run ends, and what is said.
+FAULTS = {
+    "raise": ("failed", "planted"),
+    "die": ("failed", "SIGKILL"),
+    "memory": ("out_of_memory", "planted"),
+    "nan": ("failed", "image 0"),
+    "shape": ("failed", "returned a map of shape"),
+}
+
+
+def test_runs_that_fail_end_alone_and_are_recorded(place: Path, bench: Bench) -> None:
+    """One after the other in one command, so that each has the worker, or its place, of the one before."""
+    names = ",".join([*(f"mine.py:Mine[fault={fault}]" for fault in FAULTS), "mine.py:Mine"])
     done = bench(*RUN[:2], names, *RUN[3:], "--categories", "a")
     assert done.returncode == 1
-    assert "1 of 2 runs failed" in done.stderr
+    assert f"{len(FAULTS)} of {len(FAULTS) + 1} runs failed" in done.stderr
     found = {record.spec.method: record for record in records(place).values()}
-    failed = found[f"mine.py:Mine[fault={fault}]"]
-    assert failed.outcome == outcome
-    assert failed.failure is not None
-    assert message in failed.failure.message
-    assert failed.remarks == ([AGAIN] if outcome == "out_of_memory" else [])
+    for fault, (outcome, message) in FAULTS.items():
+        failed = found[f"mine.py:Mine[fault={fault}]"]
+        assert failed.outcome == outcome, fault
+        assert failed.failure is not None
+        assert message in failed.failure.message
+        assert failed.remarks == ([AGAIN] if outcome == "out_of_memory" else [])
     assert found["mine.py:Mine"].outcome == "ok"
 
 
@@ -283,18 +283,18 @@ def test_broken_data_stops_before_the_first_run(place: Path, inside: Callable[..
     assert "No training image" in inside(*RUN).stderr
 
 
-def test_reports_of_nothing_and_of_damaged_records(place: Path, bench: Bench) -> None:
-    assert bench("report").returncode == 2
+def test_reports_of_nothing_and_of_damaged_records(place: Path, inside: Callable[..., Result]) -> None:
+    assert inside("report").exit_code == 2
     (place / "results").mkdir()
-    empty = bench("report")
-    assert (empty.returncode, "no records" in empty.stderr) == (2, True)
-    assert bench(*RUN, "--categories", "a", "--no-report").returncode == 0
+    empty = inside("report")
+    assert (empty.exit_code, "no records" in empty.output) == (2, True)
+    assert inside(*RUN, "--categories", "a", "--no-report").exit_code == 0
     broken = place / "results" / "own" / "a" / "x" / "0123.json"
     broken.parent.mkdir(parents=True)
     broken.write_text('{"key": 1')
-    done = bench("report")
-    assert done.returncode == 0
-    assert "Damaged record skipped" in done.stdout
+    done = inside("report")
+    assert done.exit_code == 0
+    assert "Damaged record skipped" in done.output
     assert "0123.json" in (place / "report" / "index.html").read_text()
 
 
@@ -305,21 +305,21 @@ def test_runs_of_ones_own_have_the_papers_image_size_not_the_demos(inside: Calla
     assert "at 128 px" in inside("plan", "--methods", "mine.py:Mine", "--device", "cpu").output
 
 
-def test_evaluation_at_native_size_is_another_run(place: Path, bench: Bench) -> None:
+def test_evaluation_at_native_size_is_another_run(place: Path, inside: Callable[..., Result]) -> None:
     words = [*RUN, "--categories", "a"]
-    assert bench(*words, "--no-report").returncode == 0
-    assert "1 runs, 0 done, 1 to do" in bench("plan", *words[1:], "--evaluate", "native").stdout
-    assert "1 runs, 1 done, 0 to do" in bench("plan", *words[1:], "--evaluate", "input").stdout
-    assert bench(*words, "--evaluate", "native").returncode == 0
+    assert inside(*words, "--no-report").exit_code == 0
+    assert "1 runs, 0 done, 1 to do" in inside("plan", *words[1:], "--evaluate", "native").output
+    assert "1 runs, 1 done, 0 to do" in inside("plan", *words[1:], "--evaluate", "input").output
+    assert inside(*words, "--evaluate", "native").exit_code == 0
     found = {r.fingerprint.evaluation_resolution: r for r in records(place).values()}
     assert set(found) == {"32x32", "native"}
-    assert bench(*words, "--evaluate", "output").returncode == 2
+    assert inside(*words, "--evaluate", "output").exit_code == 2
 
 
-def test_plan_says_what_run_would_do(place: Path, bench: Bench) -> None:
-    assert "2 runs, 0 done, 2 to do" in bench("plan", *RUN[1:]).stdout
-    assert bench(*RUN, "--categories", "a", "--no-report").returncode == 0
-    said = bench("plan", *RUN[1:]).stdout
+def test_plan_says_what_run_would_do(place: Path, inside: Callable[..., Result]) -> None:
+    assert "2 runs, 0 done, 2 to do" in inside("plan", *RUN[1:]).output
+    assert inside(*RUN, "--categories", "a", "--no-report").exit_code == 0
+    said = inside("plan", *RUN[1:]).output
     assert "2 runs, 1 done, 1 to do" in said
     assert "By earlier records" in said
 
