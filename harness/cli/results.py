@@ -70,7 +70,7 @@ def results_() -> None:
     """Publish records, take others', and clear away what is not used."""
 
 
-@results_.command()
+@results_.command("export")
 @click.argument("archive", type=_FOLDER)
 @_RESULTS
 @click.option("--artefacts", is_flag=True, help="Kept maps, parts, weights and pictures too.")

@@ -69,6 +69,8 @@ SMALLER = {
     "tf_efficientnet_lite0": ULSAD,
     "bench run --methods ulsad --datasets mpdd --categories metal_plate --backbone tf_efficientnet_lite0 "
     "--seeds 0,1,2": ULSAD,
+    'bench run --methods "dfr,dfr[epochs=150]" --datasets mpdd --categories metal_plate': TINY
+    + " --set dfr.epochs=1",
     "bench efficiency": f"--methods ulsad,padim {DEMO} {ULSAD} --backbone-weights none --measure 0.2",
     "bench run --methods ulsad --datasets mpdd --categories metal_plate --keep weights": ULSAD,
     "bench run --methods patchcore --datasets widgets.toml --data-root ~/data": TINY,
@@ -88,6 +90,7 @@ SMALLER = {
 # Why a command is only looked at: its options are parsed, its sessions and extras must exist.
 INSTALLS = "installs into a fresh environment; .ci/run does that with the README's own command"
 DEVELOPS = "a developer's command of minutes or hours"
+SLURM = "needs a SLURM cluster; tests/harness/execution/executors/test_slurm.py has jobs of one machine"
 CLUSTER = "needs other machines; tests/harness/execution/executors/test_ray.py joins nodes on one"
 GPUS = "needs a GPU"
 DOWNLOADS = "downloads a dataset; tests/harness/data/test_fetch.py does that from a local server"
@@ -109,6 +112,9 @@ NOT_RUN = {
     "nox -s sabotage -- quiet": DEVELOPS,
     "nox -s sabotage -- quiet --turns 5 --folder lab": DEVELOPS,
     'pip install "ulsad-bench[ray]"': INSTALLS,
+    'pip install "ulsad-bench[slurm]"': INSTALLS,
+    "bench run --suite paper --data-root /shared/data --results /shared/results --executor slurm "
+    "--slurm-partition gpu --slurm-time 240 --slurm-jobs 32": SLURM,
     'pip install "ray[default]==2.60.0" boto3': INSTALLS,
     "bench run --suite paper --executor ray --address auto": CLUSTER,
     "ray start --head --port 6379": CLUSTER,
