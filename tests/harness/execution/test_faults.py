@@ -19,6 +19,7 @@ import pytest
 
 from harness.common import files
 from harness.common.errors import UserError
+from harness.common.places import Places
 from harness.execution.claims import Claims
 from harness.results import store
 from harness.spec.record import RunRecord
@@ -310,7 +311,9 @@ def test_a_share_whose_listings_are_stale_has_no_run_done_twice(
         patch.setattr(store.os, "scandir", lambda _: contextlib.nullcontext(iter(())))
         store.write_record(tmp_path, museum)
         assert store.read_records(tmp_path).records == ()
-        task: Any = SimpleNamespace(results=tmp_path, spec=museum.spec, key=museum.key)
+        path = store.record_path(tmp_path, museum.spec, museum.key)
+        places = Places(tmp_path, results=tmp_path)
+        task: Any = SimpleNamespace(places=places, spec=museum.spec, key=museum.key, record_path=path)
         claims = Claims([task], {})
         assert list(claims) == [], "the file itself is looked at before a run begins"
         assert [record.key for record in claims.found()] == [museum.key]
