@@ -16,7 +16,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from heapq import merge, nlargest
 from pathlib import Path
@@ -25,6 +24,8 @@ from pydantic import ValidationError
 
 from harness.common.errors import UserError
 from harness.common.files import read_bounded, remove_leftovers, write_atomically
+from harness.results.loaded import Damaged as Damaged
+from harness.results.loaded import Loaded as Loaded
 from harness.results.parquet import COMPACTED as COMPACTED
 from harness.results.parquet import Compacted, parts
 from harness.spec.names import slug
@@ -39,33 +40,6 @@ _KEY = re.compile("[0-9a-f]{16}")
 # What tells whether a file has been written anew: inode, size and time of change; None where there is none.
 # The inode is 0 where the record is compacted.
 FileState = tuple[int, int, int] | None
-
-
-@dataclass(frozen=True)
-class Damaged:
-    """A file that is no readable record.
-
-    Attributes:
-        why: in a few words, to go on after the file's name.
-    """
-
-    why: str
-
-    def __str__(self) -> str:
-        return self.why
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a results folder holds.
-
-    Attributes:
-        records: every readable record, in the order of their paths.
-        damaged: path and reason of every file that is no readable record; they count as not run.
-    """
-
-    records: tuple[RunRecord, ...]
-    damaged: tuple[tuple[Path, str], ...]
 
 
 def record_path(results: Path, spec: RunSpec, key: str) -> Path:
